@@ -1,0 +1,44 @@
+# Everything starts here. `make` alone lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.runtime: requirements.lock pyproject.toml sdk/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11, 3.12 or 3.13 is needed; name one with make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e sdk -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+setup: $(VENV)/.dev ## create .venv with run-time and development dependencies
+
+demo: $(VENV)/.runtime ## play a whole session on this machine (DEMO_EXIT=1 stops afterwards)
+	@$(BIN)/python examples/demo.py
+
+test: $(VENV)/.dev ## the test suite, within ten minutes on two cores
+	$(BIN)/python -m pytest -n 2 -m "not campaign"
+
+check: $(VENV)/.dev ## lint, types, layers, migrations: under a minute
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/unit/test_tidy.py
+
+format: $(VENV)/.dev ## rewrite the sources in the house format
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+lock: $(VENV)/.dev ## remake the lock files from pyproject.toml (names, versions and hashes only)
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-package session-ledger-client --no-annotate --group build pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-package session-ledger-client --no-annotate --group build --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
+
+.PHONY: help setup demo test check format lock

@@ -1,0 +1,1 @@
+"""Wire formats of the session ledger: what buyers sign and sellers pass on."""

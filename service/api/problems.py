@@ -1,0 +1,188 @@
+"""From an exception to an answer: the only table of status codes. Spec: RFC 9457.
+
+Every class of `domain/errors.py` has a status here, itself or by its nearest ancestor; a test walks
+the tree.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from service.domain import errors
+from service.domain.errors import LedgerError
+
+log = structlog.get_logger()
+
+STATUS: Final[Mapping[type[LedgerError], int]] = {
+    errors.InvalidRequest: 400,
+    errors.VoucherRejected: 400,
+    errors.Unauthorized: 401,
+    errors.SellerNotFound: 404,
+    errors.SessionNotFound: 404,
+    errors.SettlementNotFound: 404,
+    errors.SessionExists: 409,
+    errors.SessionNotOpen: 409,
+    errors.RecipientInUse: 409,
+    errors.IdempotencyKeyReused: 409,
+    errors.SettlementNotRetryable: 409,
+    errors.FundingSourceUnknown: 422,
+    errors.Rejected: 400,
+    errors.Conflict: 503,
+    errors.Unavailable: 503,
+    errors.Corrupt: 500,
+    LedgerError: 500,
+}
+RETRY_AFTER_SECONDS: Final = 1
+_TITLES: Final = {
+    400: "Bad request",
+    401: "Unauthorized",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Conflict",
+    413: "Content too large",
+    422: "Unprocessable",
+    500: "Internal error",
+    503: "Unavailable",
+}
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str = Field(examples=["urn:session-ledger:problem:session_not_found"])
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
+    hint: str
+    requestId: str  # noqa: N815  the wire's spelling
+
+
+def status_of(error: type[LedgerError]) -> int:
+    """The status of a class: its own or its nearest ancestor's."""
+    return next(STATUS[cls] for cls in error.__mro__ if cls in STATUS)
+
+
+def problem(
+    request_id: str, status: int, code: str, detail: str, *, hint: str, retryable: bool = False
+) -> Response:
+    """The answer of one problem."""
+    body = {
+        "type": f"urn:session-ledger:problem:{code}",
+        "title": _TITLES.get(status, "Problem"),
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "retryable": retryable,
+        "hint": hint,
+        "requestId": request_id,
+    }
+    headers: dict[str, str] = {}
+    if status == STATUS[errors.Unavailable]:
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if status == STATUS[errors.Unauthorized]:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(json.dumps(body), status, headers, "application/problem+json")
+
+
+def responses(*classes: type[LedgerError]) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entries of the problems a route can answer, each with an example."""
+    always: tuple[type[LedgerError], ...] = (errors.InvalidRequest, errors.DatabaseUnavailable)
+    grouped: dict[int, list[type[LedgerError]]] = {}
+    for cls in dict.fromkeys((*always, *classes)):
+        grouped.setdefault(status_of(cls), []).append(cls)
+    return {status: _response(status, members) for status, members in sorted(grouped.items())}
+
+
+def _response(status: int, members: Sequence[type[LedgerError]]) -> dict[str, Any]:
+    examples = {
+        cls.code: {
+            "summary": (cls.__doc__ or "").strip().split("\n")[0],
+            "value": {
+                "type": f"urn:session-ledger:problem:{cls.code}",
+                "title": _TITLES[status],
+                "status": status,
+                "detail": (cls.__doc__ or "").strip().split("\n")[0],
+                "code": cls.code,
+                "retryable": cls.retryable,
+                "hint": cls.hint,
+                "requestId": "req_4b1f0c7a",
+            },
+        }
+        for cls in members
+    }
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        "description": "; ".join(cls.code for cls in members),
+        "content": {"application/problem+json": {"schema": schema, "examples": examples}},
+    }
+
+
+def request_id_of(request: Request) -> str:
+    """The id that the middleware gave this request."""
+    return request.scope.get("request_id", "")
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception with a problem."""
+
+    async def ledger_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, LedgerError)
+        status = status_of(type(error))
+        if status >= 500:  # noqa: PLR2004  server errors are worth a line
+            log.warning("request_failed", code=error.code, detail=error.detail, status=status)
+        return problem(
+            request_id_of(request),
+            status,
+            error.code,
+            error.detail,
+            hint=error.hint,
+            retryable=error.retryable,
+        )
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        codes = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+        return problem(
+            request_id_of(request),
+            error.status_code,
+            codes.get(error.status_code, "http_error"),
+            str(error.detail),
+            hint="See /docs for the routes.",
+        )
+
+    async def validation_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:])
+        return problem(
+            request_id_of(request),
+            400,
+            errors.InvalidRequest.code,
+            f"{place}: {first['msg']}",
+            hint=errors.InvalidRequest.hint,
+        )
+
+    async def unexpected(request: Request, error: Exception) -> Response:
+        log.error("request_crashed", exc_info=error, route=request.scope.get("path", ""))
+        return problem(
+            request_id_of(request),
+            500,
+            "internal_error",
+            "the service failed to answer",
+            hint="Report the requestId.",
+        )
+
+    app.add_exception_handler(LedgerError, ledger_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(RequestValidationError, validation_error)
+    app.add_exception_handler(Exception, unexpected)

@@ -1,0 +1,112 @@
+"""Closing and removing a session.
+
+A close is one append: the channel accepts no further voucher, and the one settlement it will ever
+make is intended. What happens then is the worker's business (`settle_session`).
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from service.application.commit import Ledger, Outcome
+from service.application.streams import Stream
+from service.domain.errors import FundingSourceUnknown, InvalidRequest, SessionNotFound
+from service.domain.events import SessionEvent, SettlementIntended, SettlementNotNeeded
+from service.domain.session import Session, remove_session, request_close
+from service.domain.units import UnixMillis, parse_pubkey
+
+TokenAddress = Callable[[str, str], str]
+"""(owner, mint) to the owner's associated token account."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementTerms:
+    """How this deployment settles: with which key, over which program, on which chain."""
+
+    authority: str
+    token_program: str
+    chain_id: str
+    token_address: TokenAddress
+
+
+def settlement_id(stream_id: str) -> str:
+    """A session's settlement has one name for ever: it follows from the stream's."""
+    return "stl_" + hashlib.sha256(b"settlement\x00" + stream_id.encode()).hexdigest()[:32]
+
+
+async def close_session(
+    ledger: Ledger,
+    stream: Stream[Session],
+    how: SettlementTerms,
+    *,
+    source: str | None,
+    by: str,
+    now: UnixMillis,
+) -> Outcome[Session]:
+    """Close the session and intend its settlement; closing again gives the same settlement.
+
+    `source` names the token account to pay from; without it the registered one is used, or the
+    payer's associated token account.
+
+    Raises:
+        SessionNotFound: unknown or removed.
+        FundingSourceUnknown: there is value to settle and no account to take it from.
+    """
+
+    def decide(session: Session | None) -> Sequence[SessionEvent]:
+        if session is None or session.removed_at is not None:
+            raise SessionNotFound("no voucher was verified and no open recorded for this channel")
+        if session.settlement is not None:
+            return ()
+        return request_close(
+            session, _intent(session, stream.stream_id, how, source, now), by=by, now=now
+        )
+
+    return await ledger.commit(stream, decide)
+
+
+async def remove(ledger: Ledger, stream: Stream[Session], *, by: str, now: UnixMillis) -> None:
+    """Remove the session from the seller's view; an unknown or removed one is left as it is."""
+
+    def decide(session: Session | None) -> Sequence[SessionEvent]:
+        return () if session is None else remove_session(session, by=by, now=now)
+
+    await ledger.commit(stream, decide)
+
+
+def _intent(
+    session: Session, stream_id: str, how: SettlementTerms, source: str | None, now: UnixMillis
+) -> SettlementIntended | SettlementNotNeeded:
+    name = settlement_id(stream_id)
+    if session.cumulative_amount == 0:
+        return SettlementNotNeeded(at=now, settlement_id=name)
+    terms = session.terms
+    assert session.last_voucher_hash is not None
+    assert session.last_voucher_signature is not None
+    return SettlementIntended(
+        at=now,
+        settlement_id=name,
+        amount=session.cumulative_amount,
+        voucher_hash=session.last_voucher_hash,
+        voucher_signature=session.last_voucher_signature,
+        source=source or session.source_token_account or _payer_account(session, how),
+        destination=how.token_address(terms.recipient, terms.mint),
+        recipient=terms.recipient,
+        mint=terms.mint,
+        decimals=terms.decimals,
+        token_program=how.token_program,
+        authority_kind="delegate",
+        authority=how.authority,
+        guard=None,
+        chain_id=how.chain_id,
+    )
+
+
+def _payer_account(session: Session, how: SettlementTerms) -> str:
+    try:
+        payer = parse_pubkey(session.terms.payer, "payer")
+    except InvalidRequest:
+        raise FundingSourceUnknown(
+            "the payer is not a Solana address, and no source token account is known"
+        ) from None
+    return how.token_address(payer, session.terms.mint)

@@ -1,0 +1,248 @@
+"""The one door to the log: load -> decide -> append at the expected position -> decide again.
+
+A decision looks at a state and gives events. It is made on the state the process remembers, which
+is only a hint: an append proves it (the position must still stand), and a refusal is made again on
+the state read from the database before it is believed. Whoever loses a race decides again on what
+the winner left.
+
+`append` returning is durability, so nothing can be acknowledged early.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from service.application.streams import Stream, session_stream_of, voucher_amount
+from service.domain.errors import LedgerError, Rejected, SessionNotFound, WrongPosition
+from service.domain.events import Event, SessionEvent
+from service.domain.limits import COMMIT_ATTEMPTS_MAX
+from service.domain.log import GENESIS_HASH, EventRow, chain
+from service.domain.session import Session
+from service.domain.units import StreamPosition
+from service.ports import Append, Claim, EventStore, StreamAppend
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Held(Generic[S]):
+    """A state, the position and hash of the last event in it, and whether it was just read."""
+
+    state: S | None
+    position: StreamPosition
+    hash: bytes
+    fresh: bool = False
+
+
+EMPTY: Held[Any] = Held(None, StreamPosition(0), GENESIS_HASH, fresh=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[S]):
+    """A stream after a commit; `rows` are the events that this commit appended."""
+
+    state: S | None
+    position: StreamPosition
+    rows: tuple[EventRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Generic[S]):
+    """One stream and what to decide about it. `decide` is pure: it may run several times."""
+
+    stream: Stream[S]
+    decide: Callable[[S | None], Sequence[Event]]
+
+
+ClaimsOf = Callable[[Sequence[Outcome[Any]]], Awaitable[Sequence[Claim]]]
+"""Gives, from the outcomes that are about to be appended, keys to take in the same transaction."""
+
+
+class Ledger:
+    """Decides and appends. One for one process; remembers at most `remembered` sessions."""
+
+    def __init__(self, store: EventStore, *, remembered: int = 20_000) -> None:
+        self.store = store
+        self._remembered = remembered
+        self._held: OrderedDict[str, Held[Any]] = OrderedDict()
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    async def commit(
+        self,
+        stream: Stream[S],
+        decide: Callable[[S | None], Sequence[Event]],
+        claims: ClaimsOf | None = None,
+    ) -> Outcome[S]:
+        """Decide about one stream; see `commit_together`."""
+        return (await self.commit_together([Change(stream, decide)], claims))[0]
+
+    async def commit_together(
+        self,
+        changes: Sequence[Change[Any]],
+        claims: ClaimsOf | None = None,
+    ) -> list[Outcome[Any]]:
+        """Decide about several streams and append all or nothing. Durable on return.
+
+        Raises:
+            LedgerError: what a decision raised, on a state fresh from the database.
+            ClaimTaken: a claim was made before; nothing was written.
+            WrongPosition: the race was lost `COMMIT_ATTEMPTS_MAX` times.
+            DatabaseUnavailable: not written, or the outcome is open.
+        """
+        async with self._serialised([change.stream.stream_id for change in changes]):
+            for attempt in range(COMMIT_ATTEMPTS_MAX):
+                try:
+                    return await self._attempt(changes, claims, fresh=attempt > 0)
+                except WrongPosition:
+                    if attempt == COMMIT_ATTEMPTS_MAX - 1:
+                        raise
+        raise AssertionError("unreachable")
+
+    async def read(self, stream: Stream[S]) -> Held[S] | None:
+        """The stream as the database has it now; `None` when it does not exist."""
+        head = await self.store.head(stream.stream_id)
+        if head is None:
+            return None
+        held: Held[S] = Held(
+            stream.type.load(head.projection), head.position, head.hash, fresh=True
+        )
+        return held
+
+    async def session(self, stream_id: str) -> tuple[Session, StreamPosition] | None:
+        """A session fresh from the database, with its position."""
+        held = await self.read(session_stream_of(stream_id))
+        return None if held is None or held.state is None else (held.state, held.position)
+
+    async def record(
+        self, stream_id: str, decide: Callable[[Session], Sequence[SessionEvent]]
+    ) -> Session:
+        """Decide about a session that must exist; gives it afterwards.
+
+        Raises:
+            SessionNotFound: it does not.
+        """
+
+        def decide_existing(session: Session | None) -> Sequence[SessionEvent]:
+            if session is None:
+                raise SessionNotFound(f"no session {stream_id!r}")
+            return decide(session)
+
+        outcome = await self.commit(session_stream_of(stream_id), decide_existing)
+        assert outcome.state is not None
+        return outcome.state
+
+    async def _attempt(
+        self,
+        changes: Sequence[Change[Any]],
+        claims: ClaimsOf | None,
+        *,
+        fresh: bool,
+    ) -> list[Outcome[Any]]:
+        appends: list[StreamAppend] = []
+        outcomes: list[Outcome[Any]] = []
+        for change in changes:
+            held, new = await self._decide(change, fresh=fresh)
+            rows = chain(change.stream.stream_id, held.position, held.hash, new)
+            state = change.stream.type.fold(held.state, new) if new else held.state
+            position = StreamPosition(held.position + len(rows))
+            outcomes.append(Outcome(state, position, rows))
+            if new:
+                appends.append(_stream_append(change.stream, held, state, rows, new))
+        taken = tuple(await claims(outcomes)) if claims is not None else ()
+        if appends or taken:
+            await self._append(Append(tuple(appends), taken))
+        for change, outcome in zip(changes, outcomes, strict=True):
+            if outcome.rows:
+                held = Held(outcome.state, outcome.position, outcome.rows[-1].hash)
+                self._remember(change.stream.stream_id, held)
+        return outcomes
+
+    async def _decide(
+        self, change: Change[Any], *, fresh: bool
+    ) -> tuple[Held[Any], Sequence[Event]]:
+        held = None if fresh else self._recall(change.stream.stream_id)
+        if held is None:
+            held = await self._load(change.stream)
+        try:
+            new = change.decide(held.state)
+        except Rejected:
+            if held.fresh:
+                raise
+            new = ()
+        if new or held.fresh:
+            return held, new
+        # A refusal, or nothing to do, on a remembered state: make sure before saying so.
+        held = await self._load(change.stream)
+        return held, change.decide(held.state)
+
+    async def _append(self, append: Append) -> None:
+        try:
+            await self.store.append(append)
+        except LedgerError:
+            for stream in append.streams:
+                self._held.pop(stream.stream_id, None)
+            raise
+
+    async def _load(self, stream: Stream[Any]) -> Held[Any]:
+        held = await self.read(stream)
+        if held is None:
+            return EMPTY
+        self._remember(stream.stream_id, Held(held.state, held.position, held.hash))
+        return held
+
+    def _recall(self, stream_id: str) -> Held[Any] | None:
+        held = self._held.get(stream_id)
+        if held is not None:
+            self._held.move_to_end(stream_id)
+        return held
+
+    def _remember(self, stream_id: str, held: Held[Any]) -> None:
+        self._held[stream_id] = held
+        self._held.move_to_end(stream_id)
+        if len(self._held) > self._remembered:
+            self._held.popitem(last=False)
+
+    @asynccontextmanager
+    async def _serialised(self, stream_ids: Sequence[str]) -> AsyncGenerator[None]:
+        """One decision at a time for each stream of this process; sorted, so never in a circle."""
+        async with AsyncExitStack() as stack:
+            for stream_id in sorted(set(stream_ids)):
+                await stack.enter_async_context(self._serialised_one(stream_id))
+            yield
+
+    @asynccontextmanager
+    async def _serialised_one(self, stream_id: str) -> AsyncGenerator[None]:
+        lock, users = self._locks.get(stream_id, (asyncio.Lock(), 0))
+        self._locks[stream_id] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks[stream_id]
+            if users == 1:
+                del self._locks[stream_id]
+            else:
+                self._locks[stream_id] = lock, users - 1
+
+
+def _stream_append(
+    stream: Stream[S],
+    held: Held[S],
+    state: S | None,
+    rows: tuple[EventRow, ...],
+    new: Sequence[Event],
+) -> StreamAppend:
+    assert state is not None
+    return StreamAppend(
+        stream_id=stream.stream_id,
+        kind=stream.type.kind,
+        seller_id=stream.seller_id,
+        expected=held.position,
+        rows=rows,
+        amounts=tuple(voucher_amount(event) for event in new),
+        projection=stream.type.project(state),
+        lookups=stream.type.lookups(stream.stream_id, held.state, state),
+    )

@@ -1,0 +1,1 @@
+"""The pure middle: bytes, integers and frozen dataclasses. No clock, no I/O, no logging."""

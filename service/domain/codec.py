@@ -1,0 +1,138 @@
+"""Frozen dataclasses to canonical JSON and back.
+
+Canonical JSON is RFC 8785, restricted to what the domain holds: objects, arrays, strings, booleans,
+null and integers that JavaScript reads exactly. Amounts are decimal strings, because u64 does not
+fit a JSON number. The bytes are made here once; whatever is stored or hashed is these bytes.
+
+A field's JSON name is its camelCase; its form follows from its annotation:
+`AtomicUsdc` a decimal string, `X | None` null or X, `tuple[X, ...]` an array, a dataclass an
+object, `bytes` standard base64, `JsonObject` the object itself.
+"""
+
+import base64
+import dataclasses
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Final
+
+from service.domain.errors import Corrupt
+from service.domain.units import AtomicUsdc
+
+JsonObject = Mapping[str, Any]
+_Convert = Callable[[Any], Any]
+
+T = typing.TypeVar("T")
+
+_PLAIN: Final = (str, int, bool)
+
+
+def canonical(value: object) -> bytes:
+    """RFC 8785 bytes of a value made of objects with ASCII keys, arrays, strings, integers, null.
+
+    Raises:
+        Corrupt: a float, a lone surrogate, or anything else that has no such form.
+    """
+    try:
+        text = json.dumps(
+            value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+        )
+        return text.encode()
+    except (TypeError, ValueError) as error:
+        raise Corrupt(f"a value has no canonical form: {error}") from error
+
+
+def camel_case(name: str) -> str:
+    """`cumulative_amount` as `cumulativeAmount`."""
+    return re.sub(r"_([a-z0-9])", lambda match: match[1].upper(), name)
+
+
+def to_json(value: object) -> dict[str, Any]:
+    """The JSON object of a dataclass instance; every field is present."""
+    return {
+        name: None if (held := getattr(value, field)) is None else encode(held)
+        for field, name, encode, _ in _fields(type(value))
+    }
+
+
+def from_json(cls: type[T], document: Mapping[str, Any]) -> T:
+    """The dataclass instance that `to_json` turned into `document`.
+
+    Raises:
+        Corrupt: a field is missing or has another form.
+    """
+    try:
+        values = {
+            field: None if (held := document[name]) is None else decode(held)
+            for field, name, _, decode in _fields(cls)
+        }
+        return cls(**values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Corrupt(f"stored JSON is not a {cls.__name__}: {error!r}") from error
+
+
+@cache
+def _fields(cls: type) -> tuple[tuple[str, str, _Convert, _Convert], ...]:
+    hints = typing.get_type_hints(cls)
+    return tuple(
+        (field.name, camel_case(field.name), *_converters(hints[field.name]))
+        for field in dataclasses.fields(cls)
+    )
+
+
+def _converters(hint: Any) -> tuple[_Convert, _Convert]:  # noqa: PLR0911  one line per form
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        inner = [arm for arm in typing.get_args(hint) if arm is not type(None)]
+        return _converters(inner[0])
+    if origin is tuple:
+        encode, decode = _converters(typing.get_args(hint)[0])
+        return (lambda items: [encode(i) for i in items]), (
+            lambda items: tuple(decode(i) for i in items)
+        )
+    if hint is AtomicUsdc:
+        return str, _decode_amount
+    if hint is bytes:
+        return _encode_bytes, _decode_bytes
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return to_json, _object_decoder(hint)
+    if origin is typing.Literal:
+        return _same, _expect(str)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return dict, dict
+    plain = hint.__supertype__ if isinstance(hint, typing.NewType) else hint
+    if plain in _PLAIN:
+        return _same, _expect(plain)
+    raise TypeError(f"{hint!r} has no JSON form in the domain")
+
+
+def _object_decoder(cls: type[Any]) -> _Convert:
+    return lambda document: from_json(cls, document)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _expect(kind: type) -> _Convert:
+    def check(value: Any) -> Any:
+        if type(value) is not kind:
+            raise TypeError(f"expected {kind.__name__}, got {value!r}")
+        return value
+
+    return check
+
+
+def _decode_amount(value: str) -> AtomicUsdc:
+    return AtomicUsdc(int(value))
+
+
+def _encode_bytes(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def _decode_bytes(value: str) -> bytes:
+    return base64.b64decode(value, validate=True)

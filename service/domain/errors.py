@@ -1,0 +1,177 @@
+"""The exceptions of the ledger, one class per outcome that a caller can act on.
+
+    LedgerError
+    |-- Rejected           the caller's fault: another request may succeed, this one never will
+    |   |-- InvalidRequest, Unauthorized, NotFound, ...
+    |   `-- VoucherRejected    a verdict, not a failure: answered with 200 and `valid: false`
+    |-- Conflict           lost a race: deciding again may succeed
+    |-- Unavailable        the database or the chain does not answer: nothing was lost, try again
+    `-- Corrupt            the log, a hash or a projection disagree: stop and call an operator
+
+Nothing of HTTP here: `api/problems.py` maps each class to its status code.
+"""
+
+from typing import ClassVar
+
+
+class LedgerError(Exception):
+    """Root of the tree. `code` is stable snake_case; `hint` says what to do about it."""
+
+    code: ClassVar[str] = "ledger_error"
+    hint: ClassVar[str] = "See docs/errors.md."
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class Rejected(LedgerError):
+    """The request can never succeed as it stands."""
+
+    code = "rejected"
+
+
+class InvalidRequest(Rejected):
+    """The body, a parameter or a header does not have the documented form."""
+
+    code = "invalid_request"
+    hint = "Correct the named field and send the request again."
+
+
+class Unauthorized(Rejected):
+    """No valid bearer key was sent."""
+
+    code = "unauthorized"
+    hint = "Send `Authorization: Bearer <key>`; an operator issues seller keys."
+
+
+class SellerNotFound(Rejected):
+    """No seller has this id."""
+
+    code = "seller_not_found"
+    hint = "List the sellers with `session-ledger seller list`."
+
+
+class SessionNotFound(Rejected):
+    """No voucher was verified and no open recorded for this channel, or it was removed."""
+
+    code = "session_not_found"
+    hint = "Check the channel id; a session appears with its first verified voucher."
+
+
+class SettlementNotFound(Rejected):
+    """No settlement of this seller has this id."""
+
+    code = "settlement_not_found"
+    hint = "The id is in the answer to the close request."
+
+
+class SessionExists(Rejected):
+    """The channel is already registered with other terms."""
+
+    code = "session_exists"
+    hint = "Read the session; choose another channel id for other terms."
+
+
+class SessionNotOpen(Rejected):
+    """The operation needs an open session."""
+
+    code = "session_not_open"
+    hint = "Read the session's state; a closed channel stays closed."
+
+
+class RecipientInUse(Rejected):
+    """Another seller has this recipient on this network; one voucher would be accepted twice."""
+
+    code = "recipient_in_use"
+    hint = "Use one seller with several meters, or pass `sharedRecipient: true`."
+
+
+class IdempotencyKeyReused(Rejected):
+    """The Idempotency-Key was used before with another request."""
+
+    code = "idempotency_key_reused"
+    hint = "Use a fresh key for each different request."
+
+
+class FundingSourceUnknown(Rejected):
+    """The session has value to settle, but no account to take it from is known."""
+
+    code = "funding_source_unknown"
+    hint = "Name `sourceTokenAccount`, or `payer` with an associated token account, in the request."
+
+
+class SettlementNotRetryable(Rejected):
+    """The settlement is not waiting for an operator."""
+
+    code = "settlement_not_retryable"
+    hint = "Only a parked settlement can be retried; look at `settlement show`."
+
+
+class VoucherRejected(Rejected):
+    """A voucher that is not accepted.
+
+    `error` is the exact string that the reference server returns for the same input;
+    `reason` is its bare code (the part before a colon).
+    """
+
+    code = "voucher_rejected"
+    hint = "The verdict's `error` says which check failed."
+
+    def __init__(self, reason: str, error: str | None = None, *, detail: str = "") -> None:
+        self.reason = reason
+        self.error = error or reason
+        super().__init__(detail or self.error)
+
+
+class Conflict(LedgerError):
+    """Another writer was first; the caller may simply try again."""
+
+    code = "conflict"
+    retryable = True
+    hint = "Send the same request again."
+
+
+class WrongPosition(Conflict):
+    """The stream is not at the expected position."""
+
+    code = "wrong_position"
+
+
+class ClaimTaken(Conflict):
+    """A claim of this append was made before: an idempotency key, a nonce."""
+
+    code = "claim_taken"
+
+    def __init__(self, scope: str, key: str) -> None:
+        super().__init__(f"{scope}: {key!r} was claimed before")
+        self.scope = scope
+        self.key = key
+
+
+class Unavailable(LedgerError):
+    """Something the request needs does not answer. Nothing acknowledged was lost."""
+
+    code = "unavailable"
+    retryable = True
+    hint = "Send the same request again after the time in Retry-After."
+
+
+class DatabaseUnavailable(Unavailable):
+    """The event log cannot be read or written at the moment."""
+
+    code = "database_unavailable"
+
+
+class ChainUnavailable(Unavailable):
+    """The RPC provider does not answer, or not usefully."""
+
+    code = "chain_unavailable"
+
+
+class Corrupt(LedgerError):
+    """Log, hash chain or projection disagree. No further write is safe on this stream."""
+
+    code = "corrupt"
+    hint = "Stop writing and run `session-ledger replay`; see docs/runbook.md."

@@ -1,0 +1,65 @@
+"""Every bound of the service in one place, with its unit and its reason."""
+
+from typing import Final
+
+U64_MAX: Final = 2**64 - 1
+"""Largest SPL token amount (atomic units)."""
+
+SAFE_INTEGER_MAX: Final = 2**53 - 1
+"""Largest integer that a JavaScript client reads back unchanged; bounds a sequence."""
+
+BODY_BYTES_MAX: Final = 64 * 1024
+"""One request body. A voucher is about 600 bytes."""
+
+BATCH_BODY_BYTES_MAX: Final = 4 * 1024 * 1024
+"""A verify-batch body: 1,000 vouchers with room to spare."""
+
+BATCH_VOUCHERS_MAX: Final = 1_000
+"""Vouchers in one verify-batch request; also the events one append may hold."""
+
+JSON_DEPTH_MAX: Final = 32
+"""Nesting of a request body; far below the interpreter's recursion limit."""
+
+VOUCHER_BYTES_MAX: Final = 8 * 1024
+"""Raw voucher text. The reference sends it in a header, which Node caps at 16 KiB."""
+
+CHANNEL_ID_CHARS_MAX: Final = 128
+"""Channel ids are the buyer's strings."""
+
+METER_CHARS_MAX: Final = 64
+"""Name of a meter, and the meter label of a voucher that is priced by name."""
+
+METERS_MAX: Final = 32
+"""Meters in one price book."""
+
+TIERS_MAX: Final = 32
+"""Tiers of one meter."""
+
+NAME_CHARS_MAX: Final = 128
+"""A seller's name, a key's label."""
+
+IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
+"""Length of an Idempotency-Key header."""
+
+PAGE_DEFAULT: Final = 50
+PAGE_MAX: Final = 500
+"""Rows in one page of any listing."""
+
+COMMIT_ATTEMPTS_MAX: Final = 4
+"""One decision and three more after lost races; then 503."""
+
+CLOSE_WAIT_SECONDS_MAX: Final = 60
+"""Longest `wait` of a close request."""
+
+RECENT_REJECTIONS_MAX: Final = 20
+"""Rejected vouchers kept readable per session (and per seller for unknown channels)."""
+
+BLOCKHASH_WINDOW_BLOCKS: Final = 150
+"""Blocks during which a blockhash is valid. Spec: Solana, recent blockhashes."""
+
+EXPIRY_MARGIN_BLOCKS: Final = 150
+"""Further finalized blocks before an attempt counts as dead (settlement rule R2)."""
+
+assert PAGE_DEFAULT <= PAGE_MAX
+assert VOUCHER_BYTES_MAX < BODY_BYTES_MAX < BATCH_BODY_BYTES_MAX
+assert BATCH_VOUCHERS_MAX * 2_048 < BATCH_BODY_BYTES_MAX

@@ -1,0 +1,264 @@
+"""The RPC adapter against a provider that answers anything: an answer or `ChainUnavailable`."""
+
+import asyncio
+import base64
+import copy
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from settlement_rig import AMOUNT, FEE_PAYER, MINT, SOURCE, keypair
+from solders.hash import Hash
+from solders.message import MessageV0
+from solders.transaction import VersionedTransaction
+
+from service.adapters.solana.rpc import SolanaRpc
+from service.domain.errors import ChainUnavailable
+
+GENESIS = "5eykt4UsFv8P8NJdTREpY1vzqKqZKvdpKuc147dw2N9d"
+PAYER_KEY = keypair("fee payer")
+TRANSACTION = VersionedTransaction(
+    MessageV0.try_compile(PAYER_KEY.pubkey(), [], [], Hash.default()), [PAYER_KEY]
+)
+RAW = bytes(TRANSACTION)
+SIGNATURE = str(TRANSACTION.signatures[0])
+
+
+def context(value: Any) -> dict[str, Any]:
+    return {"context": {"slot": 900, "apiVersion": "2.2.0"}, "value": value}
+
+
+def balance(index: int, amount: int) -> dict[str, Any]:
+    return {"accountIndex": index, "mint": MINT, "uiTokenAmount": {"amount": str(amount)}}
+
+
+HONEST: dict[str, Any] = {
+    "getGenesisHash": GENESIS,
+    "getLatestBlockhash": context({"blockhash": GENESIS, "lastValidBlockHeight": 850}),
+    "getBlockHeight": 700,
+    "getFirstAvailableBlock": 0,
+    "getEpochInfo": {"blockHeight": 668, "absoluteSlot": 868},
+    "getBalance": context(10**9),
+    "getAccountInfo": context(
+        {
+            "owner": "TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA",
+            "data": [base64.b64encode(bytes(165)).decode(), "base64"],
+            "lamports": 1,
+        }
+    ),
+    "simulateTransaction": context({"err": None, "logs": ["a line"], "unitsConsumed": 5}),
+    "sendTransaction": SIGNATURE,
+    "getSignatureStatuses": context(
+        [{"slot": 880, "confirmations": 3, "err": None, "confirmationStatus": "confirmed"}]
+    ),
+    "getTransaction": {
+        "slot": 880,
+        "transaction": [base64.b64encode(RAW).decode(), "base64"],
+        "meta": {
+            "err": None,
+            "logMessages": ["a line"],
+            "preTokenBalances": [balance(0, AMOUNT)],
+            "postTokenBalances": [balance(0, 0)],
+        },
+    },
+}
+CALLS = {
+    "getGenesisHash": lambda rpc: rpc.latest_blockhash(),
+    "getLatestBlockhash": lambda rpc: rpc.latest_blockhash(),
+    "getBlockHeight": lambda rpc: rpc.heights(),
+    "getFirstAvailableBlock": lambda rpc: rpc.heights(),
+    "getEpochInfo": lambda rpc: rpc.heights(),
+    "getBalance": lambda rpc: rpc.lamports(FEE_PAYER),
+    "getAccountInfo": lambda rpc: asyncio.gather(
+        rpc.token_account(SOURCE, "confirmed"), rpc.mint(MINT)
+    ),
+    "simulateTransaction": lambda rpc: rpc.simulate(RAW),
+    "sendTransaction": lambda rpc: rpc.send(RAW),
+    "getSignatureStatuses": lambda rpc: rpc.signature_status(SIGNATURE),
+    "getTransaction": lambda rpc: rpc.finalized_transaction(SIGNATURE),
+}
+BAD_VALUES = [None, "x", "", -1, 1.5, True, 2**70, [], {}, [None], {"err": 1}, "9" * 5_000]
+
+
+class Provider:
+    """Answers honestly but for `answers`; `raw` replaces a whole HTTP response."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Any] = {}
+        self.raw: dict[str, bytes] = {}
+        self.members: dict[str, dict[str, Any]] = {}
+        self.delay: dict[str, float] = {}
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+                request = json.loads(await reader.readexactly(length))
+                method = request["method"]
+                await asyncio.sleep(self.delay.get(method, 0))
+                if method in self.raw:
+                    writer.write(self.raw[method])
+                    break
+                result = self.answers.get(method, HONEST[method])
+                body: dict[str, Any] = {"jsonrpc": "2.0", "id": request["id"], "result": result}
+                body |= self.members.get(method, {})
+                writer.write(http(json.dumps(body).encode()))
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+def http(body: bytes, status: str = "200 OK", more: str = "") -> bytes:
+    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{more}"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[tuple[Provider, SolanaRpc]]:
+    provider = Provider()
+    server = await asyncio.start_server(provider.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    rpc = SolanaRpc(f"http://127.0.0.1:{port}/?key=hidden-key", GENESIS, timeout_seconds=0.3)
+    try:
+        yield provider, rpc
+    finally:
+        await rpc.close()
+        server.close()
+        await server.wait_closed()
+
+
+def corruptions(value: Any) -> Iterator[Any]:
+    """The value with each of its members replaced by each bad value, and each left out."""
+    yield from BAD_VALUES
+    steps = value.items() if isinstance(value, dict) else enumerate(value)
+    if not isinstance(value, dict | list):
+        return
+    for key, inner in list(steps):
+        for bad in corruptions(inner):
+            changed = copy.deepcopy(value)
+            changed[key] = bad
+            yield changed
+        shorter = copy.deepcopy(value)
+        del shorter[key]
+        yield shorter
+
+
+@pytest.mark.parametrize("method", HONEST)
+async def test_an_honest_answer_is_read(method: str) -> None:
+    async with connected() as (_, rpc):
+        await CALLS[method](rpc)
+
+
+@pytest.mark.parametrize("method", HONEST)
+async def test_an_answer_of_any_form_is_read_or_is_unavailability(method: str) -> None:
+    read = refused = 0
+    async with connected() as (provider, rpc):
+        for answer in corruptions(HONEST[method]):
+            provider.answers[method] = answer
+            try:
+                await CALLS[method](rpc)
+                read += 1
+            except ChainUnavailable:
+                refused += 1
+    assert read + refused >= len(BAD_VALUES)
+    assert refused > 0 or method == "sendTransaction"
+
+
+TRANSPORT = {
+    "too many requests": http(b"{}", "429 Too Many Requests"),
+    "server error": http(b"oops", "500 Internal Server Error"),
+    "redirect": http(b"", "302 Found", "location: http://127.0.0.1:1/\r\n"),
+    "no JSON": http(b"<html>"),
+    "cut off JSON": http(b'{"jsonrpc":"2.0","id":1,"res'),
+    "empty": http(b""),
+    "no UTF-8": http(b'{"jsonrpc":"2.0","id":1,"result":"\xff\xfe"}'),
+    "nested": http(b"[" * 100_000),
+    "a batch": http(b"[]"),
+    "twice the member": http(b'{"jsonrpc":"2.0","id":1,"id":1,"result":1,"result":2}'),
+    "no HTTP": b"hello\r\n\r\n",
+    "cut off body": b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{",
+    "false gzip": http(b"no gzip", more="content-encoding: gzip\r\n"),
+    "closed": b"",
+}
+
+
+@pytest.mark.parametrize("how", TRANSPORT)
+async def test_a_broken_transport_is_unavailability_and_shows_no_key(how: str) -> None:
+    async with connected() as (provider, rpc):
+        provider.raw["getBalance"] = TRANSPORT[how]
+        with pytest.raises(ChainUnavailable) as caught:
+            await rpc.lamports(FEE_PAYER)
+    assert "hidden-key" not in f"{caught.value} {caught.value.__cause__}"
+    assert "hidden-key" not in rpc.name
+
+
+async def test_an_answer_that_does_not_come_is_unavailability() -> None:
+    async with connected() as (provider, rpc):
+        await rpc.genesis_hash()
+        provider.delay["getBalance"] = 1.0
+        with pytest.raises(ChainUnavailable):
+            await rpc.lamports(FEE_PAYER)
+
+
+@pytest.mark.parametrize("number", [0, "1", None, 99, [1]])
+async def test_an_answer_to_another_request_is_unavailability(number: Any) -> None:
+    async with connected() as (provider, rpc):
+        provider.members["getBalance"] = {"id": number}
+        with pytest.raises(ChainUnavailable, match="another request"):
+            await rpc.lamports(FEE_PAYER)
+
+
+@pytest.mark.parametrize("code", [-32005, -32011, -32016, -32601])
+async def test_a_refusal_to_read_is_unavailability(code: int) -> None:
+    async with connected() as (provider, rpc):
+        provider.members["getSignatureStatuses"] = {"error": {"code": code, "message": "no"}}
+        with pytest.raises(ChainUnavailable, match=str(code)):
+            await rpc.signature_status(SIGNATURE)
+
+
+async def test_a_refusal_to_send_is_only_a_result() -> None:
+    async with connected() as (provider, rpc):
+        error = {"code": -32002, "message": "no", "data": {"err": "AlreadyProcessed"}}
+        provider.members["sendTransaction"] = {"error": error}
+        assert await rpc.send(RAW) == "refused -32002"
+
+
+async def test_a_provider_of_another_cluster_answers_nothing() -> None:
+    async with connected() as (provider, rpc):
+        provider.answers["getGenesisHash"] = "another"
+        for call in (rpc.lamports(FEE_PAYER), rpc.send(RAW), rpc.signature_status(SIGNATURE)):
+            with pytest.raises(ChainUnavailable, match="another cluster"):
+                await call
+
+
+async def test_a_provider_that_changes_its_cluster_is_noticed_before_signing() -> None:
+    async with connected() as (provider, rpc):
+        await rpc.latest_blockhash()
+        provider.answers["getGenesisHash"] = "another"
+        with pytest.raises(ChainUnavailable, match="another cluster"):
+            await rpc.latest_blockhash()
+
+
+async def test_a_transaction_that_was_not_asked_for_is_refused() -> None:
+    async with connected() as (_, rpc):
+        with pytest.raises(ChainUnavailable, match="another transaction"):
+            await rpc.finalized_transaction("1" * 64)
+
+
+async def test_old_statuses_are_finalized_by_null_confirmations() -> None:
+    async with connected() as (provider, rpc):
+        old = {"slot": 5, "confirmations": None, "err": None, "confirmationStatus": None}
+        provider.answers["getSignatureStatuses"] = context([old])
+        assert (await rpc.signature_status(SIGNATURE)).level == "finalized"
+
+
+@pytest.mark.parametrize("url", ["", "ftp://host/", "host:8899", "http://"])
+def test_what_is_no_provider_address_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="http"):
+        SolanaRpc(url, GENESIS)
