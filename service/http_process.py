@@ -2,20 +2,23 @@
 
 import socket
 import sys
+from collections.abc import Callable
+from typing import Any, Final
 
 import uvicorn
 
 from service.local.lifeline import end_with_parent
 
-GRACEFUL_SECONDS = 5
+GRACEFUL_SECONDS: Final = 5
+APPLICATION: Final = "service.api.app:app_from_environment"
 
 
-def main(file_descriptor: int) -> None:
-    """Serve until SIGTERM or SIGINT."""
+def main(file_descriptor: int, application: str | Callable[[], Any] = APPLICATION) -> None:
+    """Serve what `application` makes until SIGTERM or SIGINT; benchmarks give their own."""
     end_with_parent()
     listening = socket.socket(fileno=file_descriptor)
     config = uvicorn.Config(
-        "service.api.app:app_from_environment",
+        application,
         factory=True,
         loop="uvloop",
         http="httptools",

@@ -41,12 +41,13 @@ def postgres_server() -> Iterator[PostgresAddress]:
 async def empty_database_url(postgres_server: PostgresAddress) -> AsyncIterator[str]:
     """The address, as SQLAlchemy reads it, of a database that this test has to itself."""
     name = f"test_{uuid4().hex}"
-    await _execute(postgres_server, f"CREATE DATABASE {name}")
+    await run_statement(postgres_server, f"CREATE DATABASE {name}")
     yield replace(postgres_server, database=name).url()
-    await _execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+    await run_statement(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def _execute(server: PostgresAddress, statement: str) -> None:
+async def run_statement(server: PostgresAddress, statement: str) -> None:
+    """Run one statement as the server's own user."""
     connection = await asyncpg.connect(
         host=server.host,
         port=server.port,

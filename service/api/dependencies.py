@@ -32,8 +32,16 @@ _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 _STATUS_DIGITS: Final = 3
 
 
-def services_of(request: Request) -> Services:
-    """What `bootstrap` wired for this process."""
+async def services_of(request: Request) -> Services:
+    """What `bootstrap` wired for this process.
+
+    A coroutine, like every dependency here: FastAPI sends plain functions to a thread.
+    """
+    return wired(request)
+
+
+def wired(request: Request) -> Services:
+    """The same, for code that has the request."""
     return cast("Services", request.app.state.services)
 
 
@@ -55,7 +63,7 @@ async def calling_seller(request: Request) -> SellerTerms:
     Raises:
         Unauthorized: no key, or one that opens nothing.
     """
-    return await services_of(request).directory.authenticate(bearer_token(request))
+    return await wired(request).directory.authenticate(bearer_token(request))
 
 
 async def calling_operator(request: Request) -> None:
@@ -64,7 +72,7 @@ async def calling_operator(request: Request) -> None:
     Raises:
         Unauthorized: another token, or none is configured.
     """
-    configured = services_of(request).settings.admin_token
+    configured = wired(request).settings.admin_token
     token = bearer_token(request)
     if configured is None or not hmac.compare_digest(
         token.encode(), configured.get_secret_value().encode()
@@ -72,7 +80,7 @@ async def calling_operator(request: Request) -> None:
         raise Unauthorized("this route needs the operators' token (ADMIN_TOKEN)")
 
 
-def channel_id_of(
+async def channel_id_of(
     channel_id: Annotated[str, Path(description="The buyer's channel id, percent-encoded.")],
 ) -> str:
     """The channel id of the path.

@@ -31,6 +31,7 @@ STATUS: Final[Mapping[type[LedgerError], int]] = {
     errors.RecipientInUse: 409,
     errors.IdempotencyKeyReused: 409,
     errors.SettlementNotRetryable: 409,
+    errors.SettlementNotAbandonable: 409,
     errors.FundingSourceUnknown: 422,
     errors.Rejected: 400,
     errors.Conflict: 503,

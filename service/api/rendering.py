@@ -3,6 +3,7 @@
 import base64
 import json
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from service.application.submit_voucher import Receipt, Verdict
@@ -19,6 +20,7 @@ MILLIS: Final = 1_000
 _CLUSTER_QUERY: Final = {"devnet": "?cluster=devnet", "mainnet-beta": ""}
 
 
+@lru_cache(4_096)
 def moment(millis: int | None) -> str | None:
     """Unix milliseconds as RFC 3339 in UTC."""
     if millis is None:

@@ -4,7 +4,13 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.dependencies import CallingSeller, Idempotency, ServicesOf
+from service.api.dependencies import (
+    CallingSeller,
+    Idempotency,
+    ServicesOf,
+    calling_seller,
+    wired,
+)
 from service.api.documentation import BATCH_REQUEST, BATCH_VERDICTS, VERDICT, VOUCHER_REQUEST
 from service.api.problems import responses
 from service.api.rendering import verdict_text
@@ -23,13 +29,15 @@ router = APIRouter(tags=["vouchers"])
     responses={200: VERDICT, **responses(Unauthorized, IdempotencyKeyReused)},
     openapi_extra=VOUCHER_REQUEST,
 )
-async def verify(request: Request, services: ServicesOf, terms: CallingSeller) -> Response:
+async def verify(request: Request) -> Response:
     """Judge a signed voucher as the buyer sent it. An accepted one is durable on return.
 
     A voucher that is not accepted is an answer, not a failure: 200 with `valid: false`.
     """
+    # Called, not injected: this is the hot path, and injection costs as much as the signature.
+    terms = await calling_seller(request)
     submission = _submission(await request.body(), "")
-    return await _answer(request, services, terms, [submission], batch=False)
+    return await _answer(request, wired(request), terms, [submission], batch=False)
 
 
 @router.post(

@@ -10,8 +10,8 @@ the winner left.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -42,10 +42,11 @@ EMPTY: Held[Any] = Held(None, StreamPosition(0), GENESIS_HASH, fresh=True)
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[S]):
-    """A stream after a commit; `rows` are the events that this commit appended."""
+    """A stream after a commit, with the events that this commit appended and their rows."""
 
     state: S | None
     position: StreamPosition
+    events: Sequence[Event]
     rows: tuple[EventRow, ...]
 
 
@@ -92,14 +93,15 @@ class Ledger:
             WrongPosition: the race was lost `COMMIT_ATTEMPTS_MAX` times.
             DatabaseUnavailable: not written, or the outcome is open.
         """
-        async with self._serialised([change.stream.stream_id for change in changes]):
-            for attempt in range(COMMIT_ATTEMPTS_MAX):
-                try:
-                    return await self._attempt(changes, claims, fresh=attempt > 0)
-                except WrongPosition:
-                    if attempt == COMMIT_ATTEMPTS_MAX - 1:
-                        raise
-        raise AssertionError("unreachable")
+        stream_ids = sorted({change.stream.stream_id for change in changes})
+        await self._acquire(stream_ids)
+        try:
+            for _ in range(COMMIT_ATTEMPTS_MAX - 1):
+                with suppress(WrongPosition):
+                    return await self._attempt(changes, claims)
+            return await self._attempt(changes, claims)
+        finally:
+            self._release(stream_ids)
 
     async def read(self, stream: Stream[S]) -> Held[S] | None:
         """The stream as the database has it now; `None` when it does not exist."""
@@ -138,17 +140,15 @@ class Ledger:
         self,
         changes: Sequence[Change[Any]],
         claims: ClaimsOf | None,
-        *,
-        fresh: bool,
     ) -> list[Outcome[Any]]:
         appends: list[StreamAppend] = []
         outcomes: list[Outcome[Any]] = []
         for change in changes:
-            held, new = await self._decide(change, fresh=fresh)
+            held, new = await self._decide(change)
             rows = chain(change.stream.stream_id, held.position, held.hash, new)
             state = change.stream.type.fold(held.state, new) if new else held.state
             position = StreamPosition(held.position + len(rows))
-            outcomes.append(Outcome(state, position, rows))
+            outcomes.append(Outcome(state, position, new, rows))
             if new:
                 appends.append(_stream_append(change.stream, held, state, rows, new))
         taken = tuple(await claims(outcomes)) if claims is not None else ()
@@ -160,10 +160,8 @@ class Ledger:
                 self._remember(change.stream.stream_id, held)
         return outcomes
 
-    async def _decide(
-        self, change: Change[Any], *, fresh: bool
-    ) -> tuple[Held[Any], Sequence[Event]]:
-        held = None if fresh else self._recall(change.stream.stream_id)
+    async def _decide(self, change: Change[Any]) -> tuple[Held[Any], Sequence[Event]]:
+        held = self._recall(change.stream.stream_id)
         if held is None:
             held = await self._load(change.stream)
         try:
@@ -205,27 +203,31 @@ class Ledger:
         if len(self._held) > self._remembered:
             self._held.popitem(last=False)
 
-    @asynccontextmanager
-    async def _serialised(self, stream_ids: Sequence[str]) -> AsyncGenerator[None]:
+    async def _acquire(self, stream_ids: Sequence[str]) -> None:
         """One decision at a time for each stream of this process; sorted, so never in a circle."""
-        async with AsyncExitStack() as stack:
-            for stream_id in sorted(set(stream_ids)):
-                await stack.enter_async_context(self._serialised_one(stream_id))
-            yield
-
-    @asynccontextmanager
-    async def _serialised_one(self, stream_id: str) -> AsyncGenerator[None]:
-        lock, users = self._locks.get(stream_id, (asyncio.Lock(), 0))
-        self._locks[stream_id] = lock, users + 1
+        held: list[str] = []
         try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks[stream_id]
-            if users == 1:
-                del self._locks[stream_id]
-            else:
-                self._locks[stream_id] = lock, users - 1
+            for stream_id in stream_ids:
+                lock, users = self._locks.get(stream_id) or (asyncio.Lock(), 0)
+                self._locks[stream_id] = lock, users + 1
+                held.append(stream_id)
+                await lock.acquire()
+        except BaseException:  # cancelled while it waited: the last one is not ours
+            self._leave(held.pop())
+            self._release(held)
+            raise
+
+    def _release(self, stream_ids: Sequence[str]) -> None:
+        for stream_id in stream_ids:
+            self._locks[stream_id][0].release()
+            self._leave(stream_id)
+
+    def _leave(self, stream_id: str) -> None:
+        lock, users = self._locks[stream_id]
+        if users == 1:
+            del self._locks[stream_id]
+        else:
+            self._locks[stream_id] = lock, users - 1
 
 
 def _stream_append(

@@ -204,19 +204,19 @@ class _Batch:
         return events
 
     def _give_receipts(self, outcomes: Sequence[Outcome[Any]]) -> None:
-        """Match the appended rows with the accepted vouchers, in order."""
+        """Match what was appended with the accepted vouchers, in order."""
         for items, outcome in zip(self._channels.values(), outcomes, strict=True):
-            rows = iter(row for row in outcome.rows if row.type == "voucher_accepted")
+            appended = zip(outcome.events, outcome.rows, strict=True)
+            accepted = ((e, row) for e, row in appended if isinstance(e, VoucherAccepted))
             for item in items:
                 verdict = self._verdicts[item.index]
-                position = outcome.position
                 if verdict.kind == "accepted":
-                    row = next(rows)
-                    event = decode(row.type, row.schema_version, row.payload)
-                    assert isinstance(event, VoucherAccepted)
+                    event, row = next(accepted)
                     receipt = _receipt(item.voucher.channel_id, row.position, row.hash, event)
-                    verdict, position = replace(verdict, receipt=receipt), row.position
-                self._verdicts[item.index] = replace(verdict, position=position)
+                    verdict = replace(verdict, receipt=receipt, position=row.position)
+                else:
+                    verdict = replace(verdict, position=outcome.position)
+                self._verdicts[item.index] = verdict
 
     async def _find_replays(self, ledger: Ledger) -> None:
         for index, verdict in list(self._verdicts.items()):

@@ -12,6 +12,7 @@ object, `bytes` standard base64, `JsonObject` the object itself.
 import base64
 import dataclasses
 import json
+import operator
 import re
 import types
 import typing
@@ -28,6 +29,9 @@ _Convert = Callable[[Any], Any]
 T = typing.TypeVar("T")
 
 _PLAIN: Final = (str, int, bool)
+_ENCODER: Final = json.JSONEncoder(
+    sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+)
 
 
 def canonical(value: object) -> bytes:
@@ -37,10 +41,7 @@ def canonical(value: object) -> bytes:
         Corrupt: a float, a lone surrogate, or anything else that has no such form.
     """
     try:
-        text = json.dumps(
-            value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
-        )
-        return text.encode()
+        return _ENCODER.encode(value).encode()
     except (TypeError, ValueError) as error:
         raise Corrupt(f"a value has no canonical form: {error}") from error
 
@@ -52,10 +53,12 @@ def camel_case(name: str) -> str:
 
 def to_json(value: object) -> dict[str, Any]:
     """The JSON object of a dataclass instance; every field is present."""
-    return {
-        name: None if (held := getattr(value, field)) is None else encode(held)
-        for field, name, encode, _ in _fields(type(value))
-    }
+    form = _form(type(value))
+    document = dict(zip(form.names, form.values(value), strict=True))
+    for name, encode in form.encoded:
+        if (held := document[name]) is not None:
+            document[name] = encode(held)
+    return document
 
 
 def from_json(cls: type[T], document: Mapping[str, Any]) -> T:
@@ -67,19 +70,36 @@ def from_json(cls: type[T], document: Mapping[str, Any]) -> T:
     try:
         values = {
             field: None if (held := document[name]) is None else decode(held)
-            for field, name, _, decode in _fields(cls)
+            for field, name, decode in _form(cls).decoded
         }
         return cls(**values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Corrupt(f"stored JSON is not a {cls.__name__}: {error!r}") from error
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Form:
+    """How one dataclass is written and read. `encoded` holds the fields that need conversion."""
+
+    names: tuple[str, ...]
+    values: Callable[[object], tuple[Any, ...]]
+    encoded: tuple[tuple[str, _Convert], ...]
+    decoded: tuple[tuple[str, str, _Convert], ...]
+
+
 @cache
-def _fields(cls: type) -> tuple[tuple[str, str, _Convert, _Convert], ...]:
+def _form(cls: type) -> _Form:
     hints = typing.get_type_hints(cls)
-    return tuple(
+    fields = [
         (field.name, camel_case(field.name), *_converters(hints[field.name]))
         for field in dataclasses.fields(cls)
+    ]
+    get = operator.attrgetter(*(field for field, *_ in fields))
+    return _Form(
+        names=tuple(name for _, name, _, _ in fields),
+        values=get if len(fields) > 1 else lambda value: (get(value),),
+        encoded=tuple((name, encode) for _, name, encode, _ in fields if encode is not _same),
+        decoded=tuple((field, name, decode) for field, name, _, decode in fields),
     )
 
 
@@ -97,16 +117,20 @@ def _converters(hint: Any) -> tuple[_Convert, _Convert]:  # noqa: PLR0911  one l
         return str, _decode_amount
     if hint is bytes:
         return _encode_bytes, _decode_bytes
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+    if _is_dataclass(hint):
         return to_json, _object_decoder(hint)
     if origin is typing.Literal:
         return _same, _expect(str)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return dict, dict
-    plain = hint.__supertype__ if isinstance(hint, typing.NewType) else hint
+    plain: Any = getattr(hint, "__supertype__", hint)  # a NewType is its base
     if plain in _PLAIN:
         return _same, _expect(plain)
     raise TypeError(f"{hint!r} has no JSON form in the domain")
+
+
+def _is_dataclass(hint: object) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
 def _object_decoder(cls: type[Any]) -> _Convert:

@@ -109,6 +109,13 @@ class SettlementNotRetryable(Rejected):
     hint = "Only a parked settlement can be retried; look at `settlement show`."
 
 
+class SettlementNotAbandonable(Rejected):
+    """The settlement may still be paid, or has ended already."""
+
+    code = "settlement_not_abandonable"
+    hint = "Wait until its live attempt has landed or is proven dead; look at `settlement show`."
+
+
 class VoucherRejected(Rejected):
     """A voucher that is not accepted.
 

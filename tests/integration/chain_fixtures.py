@@ -21,9 +21,15 @@ from solders.keypair import Keypair
 from solders.message import MessageV0
 from solders.pubkey import Pubkey
 from solders.signature import Signature
+from solders.system_program import TransferParams, transfer
 from solders.transaction import VersionedTransaction
 from spl.token.constants import TOKEN_PROGRAM_ID
-from spl.token.instructions import get_associated_token_address
+from spl.token.instructions import (
+    approve_checked,
+    get_associated_token_address,
+    transfer_checked,
+)
+from spl.token.models import ApproveCheckedParams, TransferCheckedParams
 
 from service.local.chain import USDC_DEVNET_MINT, LocalChain, LocalChainSettings
 
@@ -33,6 +39,8 @@ FINALIZED_DEPTH = 8
 buyer = Keypair.from_seed(sha256(b"test buyer").digest())
 seller = Keypair.from_seed(sha256(b"test seller").digest())
 delegate = Keypair.from_seed(sha256(b"test delegate").digest())
+
+MEMO = Pubkey.from_string("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr")
 
 
 class RpcRefusal(Exception):
@@ -113,6 +121,71 @@ class Rig:
     async def lamports(self, account: Pubkey, commitment: str = "processed") -> int:
         answer = await self.rpc("getBalance", str(account), {"commitment": commitment})
         return answer["value"]
+
+
+def pay(sender: Keypair, to: Pubkey, lamports: int) -> Instruction:
+    return transfer(TransferParams(from_pubkey=sender.pubkey(), to_pubkey=to, lamports=lamports))
+
+
+def move(
+    source: Pubkey,
+    dest: Pubkey,
+    authority: Pubkey,
+    amount: int,
+    *,
+    mint: Pubkey = USDC_DEVNET_MINT,
+    decimals: int = 6,
+    program: Pubkey = TOKEN_PROGRAM_ID,
+) -> Instruction:
+    return transfer_checked(
+        TransferCheckedParams(
+            program_id=program,
+            source=source,
+            mint=mint,
+            dest=dest,
+            owner=authority,
+            amount=amount,
+            decimals=decimals,
+            signers=[],
+        )
+    )
+
+
+def approve(
+    source: Pubkey, owner: Pubkey, amount: int, *, program: Pubkey = TOKEN_PROGRAM_ID
+) -> Instruction:
+    return approve_checked(
+        ApproveCheckedParams(
+            program_id=program,
+            source=source,
+            mint=USDC_DEVNET_MINT,
+            delegate=delegate.pubkey(),
+            owner=owner,
+            amount=amount,
+            decimals=6,
+            signers=[],
+        )
+    )
+
+
+async def is_at(rig: Rig, signature: Signature, level: str) -> bool:
+    status = await rig.status(signature)
+    return status is not None and status["confirmationStatus"] in {level, "finalized"}
+
+
+async def fails(rig: Rig, *steps: Instruction, signers: list[Keypair]) -> Any:
+    """The `err` of preflight; afterwards the same transaction is sent past preflight, and its
+    recorded error, if it landed, must be the same."""
+    transaction = await rig.sign(*steps, signers=signers)
+    with pytest.raises(RpcRefusal) as refusal:
+        await rig.post(transaction)
+    assert refusal.value.code == -32002
+    assert refusal.value.message.startswith("Transaction simulation failed: ")
+    signature = await rig.post(transaction, skipPreflight=True)
+    status = await rig.status(signature)
+    if status is not None:
+        assert status["err"] == refusal.value.data["err"]
+    return refusal.value.data["err"]
 
 
 async def until(what: Callable[[], Awaitable[bool]], seconds: float = 15) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -69,6 +70,17 @@ def start_busy_backend(address: PostgresAddress) -> threading.Thread:
     busy = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DO %' AND state = 'active'"
     until(lambda: query(address, busy) == 1)
     return thread
+
+
+@contextmanager
+def bystander(stdin: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has nothing to do with any of this."""
+    process = subprocess.Popen(["sleep", "600"], stdin=stdin)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 # What a start gives
@@ -184,15 +196,15 @@ def test_a_process_that_only_looks_at_the_directory_is_no_orphan(
     postgres: EmbeddedPostgres, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locks, "GRACE_SECONDS", 0.1)
-    postgres.start()
-    base = data_dir / "postgres"
-    with subprocess.Popen(["sleep", "600"], cwd=base, stdin=os.open(base, os.O_RDONLY)) as onlooker:
-        client = start_busy_backend(postgres.start())
+    address = postgres.start()
+    directory = os.open(data_dir / "postgres", os.O_RDONLY)
+    with bystander(stdin=directory) as onlooker:
+        os.close(directory)
+        client = start_busy_backend(address)
         os.kill(postgres.pid or 0, signal.SIGKILL)
         until(lambda: not postgres.is_running())
         postgres.start()
         assert onlooker.poll() is None
-        onlooker.kill()
         client.join()
 
 
@@ -204,13 +216,12 @@ def test_a_stale_or_truncated_pid_file_does_not_stop_a_start(
     write_and_crash(postgres)
     base = data_dir / "postgres"
     # Postgres ignores its own parent's number, which here is ours: take somebody else's.
-    with subprocess.Popen(["sleep", "600"]) as stranger:
+    with bystander() as stranger:
         text = content.format(alive=stranger.pid)
         (base / "data" / "postmaster.pid").write_text(text)
         (base / "socket" / f".s.PGSQL.{(base / 'port').read_text()}.lock").write_text(text)
         assert query(postgres.start(), "SELECT answer FROM kept") == 42
         assert stranger.poll() is None
-        stranger.kill()
 
 
 def test_an_interrupted_initdb_is_begun_again(data_dir: Path, postgres: EmbeddedPostgres) -> None:

@@ -123,12 +123,14 @@ def test_a_restart_shows_levels_as_they_were(tmp_path: Path) -> None:
     chain = LocalChain(settings(**deep))
     url = chain.start()
     rpc(url, "surfnet_setAccount", str(buyer.pubkey()), {"lamports": SOL})
-    send(url, payment(url, SOL // 2))
+    rpc(url, "localchain_pause")  # both in one slot
+    send(url, payment(url, SOL // 4))
+    send(url, payment(url, SOL // 8))
     chain.stop()
     chain = LocalChain(settings(**deep))
     url = chain.start()
     try:
-        assert lamports(url, seller.pubkey()) == SOL // 2
+        assert lamports(url, seller.pubkey()) == SOL // 4 + SOL // 8
         assert lamports(url, seller.pubkey(), "finalized") == 0
         assert lamports(url, buyer.pubkey(), "finalized") == SOL
     finally:

@@ -93,7 +93,8 @@ async def test_both_usdc_mints_are_there(rig: Rig) -> None:
 
 async def test_the_clock_methods_agree_with_each_other(rig: Rig) -> None:
     client = rig.client
-    slot = await rig.pause()
+    await rig.pause()
+    slot = await rig.advance(5)
     assert await client.is_connected()
     assert (await client.get_slot(Processed)).value == slot
     assert (await client.get_slot(Confirmed)).value == slot - 2
@@ -363,6 +364,7 @@ async def test_cheat_codes_set_exactly_what_they_name(rig: Rig) -> None:
     second = await info()
     assert (second["state"], second["tokenAmount"]["amount"]) == ("initialized", "60")
     assert "delegate" not in second
+    await rig.rpc("requestAirdrop", str(seller.pubkey()), SOL)  # not finalized when overwritten
     await rig.rpc("surfnet_setAccount", str(seller.pubkey()), {"lamports": 7, "data": "0x0102"})
     raw = (await rig.rpc("getAccountInfo", str(seller.pubkey()), {"encoding": "base64"}))["value"]
     assert (raw["lamports"], b64decode(raw["data"][0])) == (7, b"\x01\x02")

@@ -136,10 +136,11 @@ async def connected() -> AsyncIterator[tuple[Provider, SolanaRpc]]:
 def corruptions(value: Any) -> Iterator[Any]:
     """The value with each of its members replaced by each bad value, and each left out."""
     yield from BAD_VALUES
-    steps = value.items() if isinstance(value, dict) else enumerate(value)
     if not isinstance(value, dict | list):
         return
-    for key, inner in list(steps):
+    keys = list(value) if isinstance(value, dict) else range(len(value))
+    for key in keys:
+        inner = value[key]
         for bad in corruptions(inner):
             changed = copy.deepcopy(value)
             changed[key] = bad
@@ -170,17 +171,18 @@ async def test_an_answer_of_any_form_is_read_or_is_unavailability(method: str) -
     assert refused > 0 or method == "sendTransaction"
 
 
+HELD = b'{"context":{"slot":1},"value":5}'
 TRANSPORT = {
     "too many requests": http(b"{}", "429 Too Many Requests"),
     "server error": http(b"oops", "500 Internal Server Error"),
     "redirect": http(b"", "302 Found", "location: http://127.0.0.1:1/\r\n"),
     "no JSON": http(b"<html>"),
-    "cut off JSON": http(b'{"jsonrpc":"2.0","id":1,"res'),
+    "cut off JSON": http(b'{"jsonrpc":"2.0","id":2,"res'),
     "empty": http(b""),
-    "no UTF-8": http(b'{"jsonrpc":"2.0","id":1,"result":"\xff\xfe"}'),
+    "no UTF-8": http(b'{"jsonrpc":"2.0","id":2,"result":"\xff\xfe"}'),
     "nested": http(b"[" * 100_000),
     "a batch": http(b"[]"),
-    "twice the member": http(b'{"jsonrpc":"2.0","id":1,"id":1,"result":1,"result":2}'),
+    "twice the member": http(b'{"jsonrpc":"2.0","id":2,"result":%s,"result":%s}' % (HELD, HELD)),
     "no HTTP": b"hello\r\n\r\n",
     "cut off body": b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{",
     "false gzip": http(b"no gzip", more="content-encoding: gzip\r\n"),
@@ -196,6 +198,13 @@ async def test_a_broken_transport_is_unavailability_and_shows_no_key(how: str) -
             await rpc.lamports(FEE_PAYER)
     assert "hidden-key" not in f"{caught.value} {caught.value.__cause__}"
     assert "hidden-key" not in rpc.name
+
+
+async def test_the_answer_that_the_broken_ones_vary_is_read() -> None:
+    """The genesis check was request 1, so request 2 is the one that is answered."""
+    async with connected() as (provider, rpc):
+        provider.raw["getBalance"] = http(b'{"jsonrpc":"2.0","id":2,"result":%s}' % HELD)
+        assert await rpc.lamports(FEE_PAYER) == 5
 
 
 async def test_an_answer_that_does_not_come_is_unavailability() -> None:
@@ -227,6 +236,13 @@ async def test_a_refusal_to_send_is_only_a_result() -> None:
         error = {"code": -32002, "message": "no", "data": {"err": "AlreadyProcessed"}}
         provider.members["sendTransaction"] = {"error": error}
         assert await rpc.send(RAW) == "refused -32002"
+
+
+@pytest.mark.parametrize("code", [-32003, -32006])
+async def test_refused_signatures_are_a_finding_of_the_simulation(code: int) -> None:
+    async with connected() as (provider, rpc):
+        provider.members["simulateTransaction"] = {"error": {"code": code, "message": "no"}}
+        assert (await rpc.simulate(RAW)).error == "SignatureFailure"
 
 
 async def test_a_provider_of_another_cluster_answers_nothing() -> None:

@@ -316,6 +316,7 @@ async def test_what_only_says_that_time_passed_is_passing(world: LocalWorld) -> 
 async def test_a_signature_that_does_not_verify_moves_nothing(world: LocalWorld) -> None:
     raw = await raw_transaction(world)
     forged = raw[:1] + bytes(64) + raw[65:]
+    assert await code_of(world, forged) == "transaction_refused"
     await world.chain.send(forged)
     await world.advance(40)
     assert await world.balances() == (2 * AMOUNT, 0)

@@ -218,16 +218,20 @@ class Bank:
         found = ((address, self.account_at(address, slot)) for address in addresses)
         return [(key, account) for key, account in found if account and account.owner == program]
 
-    def set_accounts(self, accounts: dict[Pubkey, Account]) -> None:
-        """Overwrites accounts outside of any transaction; every level shows them at once."""
+    def set_account(self, address: Pubkey, account: Account) -> None:
+        """Overwrites an account outside of any transaction; every level shows it at once.
+
+        Raises:
+            ValueError: the virtual machine refuses it: a program that is none, a broken sysvar.
+        """
         self.tick()
-        self.store.put_accounts(
-            {a: account if account.lamports else None for a, account in accounts.items()}
-        )
-        for address, account in accounts.items():
+        try:
             self._svm.set_account(address, account)
-            for before in self._undo.values():
-                before.pop(address, None)
+        except Exception as error:  # LiteSVM does not export the class that it raises here
+            raise ValueError(str(error)) from error
+        self.store.put_account(address, account if account.lamports else None)
+        for before in self._undo.values():
+            before.pop(address, None)
 
     def rent_exempt_minimum(self, data_bytes: int) -> int:
         """Lamports that an account with `data_bytes` of data must hold."""
@@ -316,11 +320,14 @@ class Bank:
         Gives their signatures. Finalized slots stay.
         """
         first = max(self.tick() - slots, self.level_slot(Level.FINALIZED)) + 1
+        slots_undone = [slot for slot in self._undo if slot >= first]
         restored: dict[Pubkey, Account | None] = {}
-        for slot in [slot for slot in self._undo if slot >= first]:
-            restored = {**self._undo.pop(slot), **restored}  # the oldest state wins
+        for slot in slots_undone:
+            restored = {**self._undo[slot], **restored}  # the oldest state wins
         dropped = self.store.drop_since(first, restored)
         self._restore(restored)
+        for slot in slots_undone:
+            del self._undo[slot]
         return dropped
 
     def _restore(self, accounts: dict[Pubkey, Account | None]) -> None:

@@ -56,8 +56,15 @@ def _set_account(bank: Bank, params: Params) -> Json:
         changes.flag("executable", default=old.executable),
         old.rent_epoch if epoch is None else epoch,
     )
-    bank.set_accounts({address: account})
+    _put_account(bank, address, account)
     return view.in_context(None)
+
+
+def _put_account(bank: Bank, address: Pubkey, account: Account) -> None:
+    try:
+        bank.set_account(address, account)
+    except ValueError as error:
+        raise invalid_params(f"Invalid params: the account is refused: {error}") from error
 
 
 def _set_token_account(bank: Bank, params: Params) -> Json:
@@ -84,7 +91,7 @@ def _set_token_account(bank: Bank, params: Params) -> Json:
         token = TokenAccount.from_bytes(old.data[:ACCOUNT_LEN])
     changed = bytes(_change_token(token, params.options(2)))
     account = Account(old.lamports, changed + old.data[ACCOUNT_LEN:], program)
-    bank.set_accounts({address: account})
+    _put_account(bank, address, account)
     return view.in_context(None)
 
 

@@ -116,12 +116,11 @@ class Store:
         for slot, address, account in rows:
             yield slot, Pubkey(address), _unpack(account)
 
-    def put_accounts(self, accounts: Accounts) -> None:
-        """Writes account states and forgets what they were: they hold at every level."""
+    def put_account(self, address: Pubkey, account: Account | None) -> None:
+        """Writes an account and forgets what it was: its state holds at every level."""
         with self._db:
-            self._write_accounts(accounts)
-            addresses = [(bytes(address),) for address in accounts]
-            self._db.executemany("DELETE FROM undo WHERE address = ?", addresses)
+            self._write_accounts({address: account})
+            self._db.execute("DELETE FROM undo WHERE address = ?", (bytes(address),))
 
     def record(
         self,

@@ -1,0 +1,307 @@
+"""The log in a real Postgres: what is acknowledged is there, once, in order, for ever."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+import sqlalchemy as sa
+
+from service.adapters.postgres.connections import driver_address
+from service.application.commit import Change, Outcome
+from service.application.sellers import NewSeller, register_seller
+from service.application.streams import SESSION, Stream, seller_stream, session_stream
+from service.domain import events as e
+from service.domain.errors import ClaimTaken, SessionExists, WrongPosition
+from service.domain.log import GENESIS_HASH, chain, check_chain
+from service.domain.session import Session, open_session
+from service.domain.units import StreamPosition, UnixMillis
+from service.ports import Append, Claim, StreamAppend
+from tests.integration.log_fixtures import Log, opened, opening, terms, voucher_event
+
+
+@pytest.fixture
+async def log(ledger_url: str) -> AsyncIterator[Log]:
+    async with opened(ledger_url) as log:
+        yield log
+
+
+def stream_append(
+    stream: Stream[Session], expected: int, prev: bytes, *new: e.SessionEvent
+) -> StreamAppend:
+    rows = chain(stream.stream_id, StreamPosition(expected), prev, new)
+    amounts = tuple(
+        event.cumulative_amount if isinstance(event, e.VoucherAccepted) else None for event in new
+    )
+    return StreamAppend(
+        stream.stream_id, "session", "slr_1", StreamPosition(expected), rows, amounts, b"{}"
+    )
+
+
+async def accept(log: Log, channel_id: str, amount: int) -> Outcome[Session]:
+    """Open the channel if it is new and accept a voucher that the state decides about."""
+
+    def decide(session: Session | None) -> list[e.SessionEvent]:
+        start = opening(channel_id) if session is None else []
+        if session is not None and amount <= session.cumulative_amount:
+            return []
+        sequence = 1 if session is None else session.voucher_count + 1
+        return [*start, voucher_event(amount, sequence)]
+
+    return await log.ledger.commit(session_stream("slr_1", channel_id), decide)
+
+
+async def rows_of(log: Log, channel_id: str) -> list[int]:
+    stream = session_stream("slr_1", channel_id)
+    rows = [logged.row async for logged in log.store.read(stream.stream_id)]
+    check_chain(rows)
+    return [row.position for row in rows]
+
+
+async def test_an_append_is_read_back_with_its_chain_and_projection(log: Log) -> None:
+    outcome = await accept(log, "ch_1", 10)
+    assert [row.type for row in outcome.rows] == ["session_opened", "voucher_accepted"]
+    assert await rows_of(log, "ch_1") == [1, 2]
+    held = await log.ledger.read(session_stream("slr_1", "ch_1"))
+    assert held is not None
+    assert held.state == outcome.state
+    assert (held.position, held.hash) == (2, outcome.rows[-1].hash)
+    head = await log.store.head("session/slr_1/ch_1")
+    assert head is not None
+    assert outcome.state is not None
+    assert head.projection == SESSION.project(outcome.state)
+
+
+async def test_a_wrong_expected_position_writes_nothing(log: Log) -> None:
+    await accept(log, "ch_1", 10)
+    stale = stream_append(session_stream("slr_1", "ch_1"), 1, bytes(32), voucher_event(20, 2))
+    with pytest.raises(WrongPosition):
+        await log.store.append(Append((stale,)))
+    assert await rows_of(log, "ch_1") == [1, 2]
+
+
+async def test_several_streams_are_appended_together_or_not_at_all(log: Log) -> None:
+    await accept(log, "a", 10)
+    good = stream_append(session_stream("slr_1", "b"), 0, GENESIS_HASH, *opening("b"))
+    stale = stream_append(session_stream("slr_1", "a"), 7, bytes(32), voucher_event(20, 2))
+    with pytest.raises(WrongPosition):
+        await log.store.append(Append((good, stale)))
+    assert await log.store.head("session/slr_1/b") is None
+
+
+async def test_a_refused_append_leaves_its_neighbours_of_the_batch_alone(log: Log) -> None:
+    await accept(log, "a", 10)
+    stale = stream_append(session_stream("slr_1", "a"), 1, bytes(32), voucher_event(20, 2))
+    fresh = [
+        stream_append(session_stream("slr_1", f"n{n}"), 0, GENESIS_HASH, *opening(f"n{n}"))
+        for n in range(20)
+    ]
+    results = await asyncio.gather(
+        *(log.store.append(Append((append,))) for append in (*fresh[:10], stale, *fresh[10:])),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [type(None)] * 10 + [WrongPosition] + [
+        type(None)
+    ] * 10
+
+
+async def test_two_processes_that_open_one_stream_give_one_opening(ledger_url: str) -> None:
+    async with opened(ledger_url) as one, opened(ledger_url) as other:
+        for n in range(30):
+            results = await asyncio.gather(accept(one, f"c{n}", 10), accept(other, f"c{n}", 20))
+            assert all(isinstance(result, Outcome) for result in results)
+            assert await rows_of(one, f"c{n}") in ([1, 2], [1, 2, 3])
+
+
+async def test_two_processes_give_one_linear_history(ledger_url: str) -> None:
+    async with opened(ledger_url) as one, opened(ledger_url) as other:
+
+        async def writer(log: Log, offset: int) -> int:
+            accepted = 0
+            for step in range(60):
+                try:
+                    outcome = await accept(log, "shared", 10 * (2 * step + offset) + 10)
+                except WrongPosition:
+                    continue
+                accepted += len([row for row in outcome.rows if row.type == "voucher_accepted"])
+            return accepted
+
+        counts = await asyncio.gather(writer(one, 0), writer(other, 1))
+        positions = await rows_of(one, "shared")
+        assert positions == list(range(1, len(positions) + 1))
+        assert len(positions) == 1 + sum(counts)
+        amounts = [
+            logged.row.payload async for logged in one.store.read("session/slr_1/shared", after=1)
+        ]
+        assert len(set(amounts)) == len(amounts)
+
+
+async def test_a_decision_on_a_remembered_state_is_made_again_before_it_is_refused(
+    ledger_url: str,
+) -> None:
+    """One process remembers a channel that another process has moved on."""
+    async with opened(ledger_url) as one, opened(ledger_url) as other:
+        stream = session_stream("slr_1", "ch_1")
+        await one.ledger.commit(stream, lambda s: open_session(s, terms(), UnixMillis(1)))
+        await accept(other, "ch_1", 10)
+
+        def decide(session: Session | None) -> list[e.SessionEvent]:
+            assert session is not None
+            if session.cumulative_amount == 0:
+                raise SessionExists("judged on a stale state")
+            return [voucher_event(20, 2)]
+
+        outcome = await one.ledger.commit(stream, decide)
+        assert outcome.position == 3
+
+
+async def test_a_claim_is_taken_once_with_the_append_that_it_belongs_to(log: Log) -> None:
+    claim = Claim("scope", "key", b"h" * 32, b"answer")
+    first = stream_append(session_stream("slr_1", "a"), 0, GENESIS_HASH, *opening("a"))
+    second = stream_append(session_stream("slr_1", "b"), 0, GENESIS_HASH, *opening("b"))
+    results = await asyncio.gather(
+        log.store.append(Append((first,), (claim,))),
+        log.store.append(Append((second,), (claim,))),
+        return_exceptions=True,
+    )
+    assert sorted(type(result).__name__ for result in results) == ["ClaimTaken", "NoneType"]
+    heads = [await log.store.head(f"session/slr_1/{name}") for name in "ab"]
+    assert [head is None for head in heads] == [isinstance(r, ClaimTaken) for r in results]
+    assert await log.store.claim("scope", "key") == claim
+
+
+async def test_a_refused_append_takes_no_claim(log: Log) -> None:
+    await accept(log, "a", 10)
+    stale = stream_append(session_stream("slr_1", "a"), 1, bytes(32), voucher_event(20, 2))
+    with pytest.raises(WrongPosition):
+        await log.store.append(Append((stale,), (Claim("scope", "key", b"h"),)))
+    assert await log.store.claim("scope", "key") is None
+
+
+async def test_the_database_refuses_a_second_voucher_of_the_same_total(log: Log) -> None:
+    """Even a writer that decided wrongly cannot accept one total twice in a channel."""
+    outcome = await accept(log, "a", 10)
+    twice = stream_append(
+        session_stream("slr_1", "a"), 2, outcome.rows[-1].hash, voucher_event(10, 2)
+    )
+    with pytest.raises(Exception, match="events_voucher"):
+        await log.store.append(Append((twice,)))
+    assert await rows_of(log, "a") == [1, 2]
+
+
+async def test_commit_together_applies_every_stream_at_one_instant(log: Log) -> None:
+    changes = [
+        Change(
+            session_stream("slr_1", name),
+            lambda session, name=name: opening(name) if session is None else [],
+        )
+        for name in ("x", "y", "z")
+    ]
+    await log.ledger.commit_together(changes)
+    connection = await asyncpg.connect(driver_address(log.url))
+    try:
+        ids = await connection.fetch("SELECT DISTINCT tx_id::text FROM events")
+    finally:
+        await connection.close()
+    assert len(ids) == 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE events SET payload = '\\x00'",
+        "DELETE FROM events",
+        "TRUNCATE events",
+        "INSERT INTO events SELECT stream_id, 0, type, 1, payload, hash, hash FROM events",
+    ],
+)
+async def test_the_log_cannot_be_changed_even_by_its_owner(log: Log, statement: str) -> None:
+    await accept(log, "a", 10)
+    connection = await asyncpg.connect(driver_address(log.url))
+    try:
+        for prelude in ("SET session_replication_role = replica", "SET ROLE session_ledger_app"):
+            await connection.execute(prelude)
+            with pytest.raises(asyncpg.PostgresError):
+                await connection.execute(statement)
+    finally:
+        await connection.close()
+    assert await rows_of(log, "a") == [1, 2]
+
+
+async def test_the_service_works_as_a_role_that_cannot_change_the_log(log: Log) -> None:
+    await accept(log, "a", 10)
+    connection = await asyncpg.connect(driver_address(log.url))
+    try:
+        roles = await connection.fetch(
+            "SELECT has_table_privilege('session_ledger_app', 'events', p) AS has"
+            " FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) AS p"
+        )
+    finally:
+        await connection.close()
+    assert [row["has"] for row in roles] == [True, True, False, False, False]
+    (row,) = await log.store.fetch(sa.text("SELECT current_user AS name"))
+    assert row.name == "session_ledger_app"
+
+
+async def test_the_feed_waits_for_a_transaction_that_may_still_add_a_row_behind_the_reader(
+    log: Log,
+) -> None:
+    """The classic hole: a lower serial commits after a higher one was read."""
+    slow = await asyncpg.connect(driver_address(log.url))
+    try:
+        transaction = slow.transaction()
+        await transaction.start()
+        await slow.execute(
+            "INSERT INTO events (stream_id, position, type, schema_version, payload, prev_hash,"
+            " hash, event_id, seller_id)"
+            " VALUES ('session/slr_1/slow', 1, 'session_opened', 1, '{}', $1, $1,"
+            " gen_random_uuid(), 'slr_1')",
+            bytes(32),
+        )
+        await accept(log, "fast", 10)
+        assert await log.queries.feed("slr_1", "0-0", 100) == []
+        await transaction.commit()
+    finally:
+        await slow.close()
+    streams = [logged.row.stream_id for logged in await log.queries.feed("slr_1", "0-0", 100)]
+    assert streams == ["session/slr_1/slow", "session/slr_1/fast", "session/slr_1/fast"]
+
+
+async def test_a_feed_reader_beside_many_writers_misses_nothing(ledger_url: str) -> None:
+    async with opened(ledger_url) as one, opened(ledger_url) as other:
+        done = asyncio.Event()
+
+        async def write(log: Log, name: str) -> None:
+            for step in range(1, 41):
+                await accept(log, name, 10 * step)
+
+        async def read() -> list[tuple[str, int]]:
+            seen: list[tuple[str, int]] = []
+            cursor = "0-0"
+            while True:
+                finished = done.is_set()
+                page = await one.queries.feed("slr_1", cursor, 7)
+                seen += [(logged.row.stream_id, logged.row.position) for logged in page]
+                cursor = page[-1].cursor if page else cursor
+                if finished and not page:
+                    return seen
+
+        reader = asyncio.create_task(read())
+        await asyncio.gather(
+            *(write(log, f"{n}-{k}") for n, log in enumerate((one, other)) for k in range(6))
+        )
+        done.set()
+        seen = await reader
+        assert len(seen) == len(set(seen)) == 12 * 41
+
+
+async def test_a_seller_stream_is_found_by_its_key(log: Log) -> None:
+    seller, key = await register_seller(
+        log.ledger,
+        NewSeller("name", "recipient", "localnet", {"pricePerUnit": "10"}),
+        UnixMillis(1),
+    )
+    assert await log.queries.seller_of_key(key.key_id) == seller.seller_id
+    held = await log.ledger.read(seller_stream(seller.seller_id))
+    assert held is not None
+    assert held.state == seller
