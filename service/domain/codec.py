@@ -38,7 +38,7 @@ def canonical(value: object) -> bytes:
     """RFC 8785 bytes of a value made of objects with ASCII keys, arrays, strings, integers, null.
 
     Raises:
-        Corrupt: a float, a lone surrogate, or anything else that has no such form.
+        Corrupt: NaN, a lone surrogate, or anything else that has no such form.
     """
     try:
         return _ENCODER.encode(value).encode()
