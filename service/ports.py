@@ -4,6 +4,7 @@ Each method says whether its effect is durable on return and whether it is safe 
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 from uuid import UUID
@@ -235,6 +236,66 @@ class Queries(Protocol):
         ...
 
 
+# --- replay ---------------------------------------------------------------------------------
+
+LookupRow = tuple[str, Mapping[str, Any]]
+"""A side table's name and the values that one of its rows derives from the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """A row of the log, with the column that is derived from its payload."""
+
+    logged: LoggedEvent
+    cumulative_amount: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A row of `streams`."""
+
+    kind: str
+    seller_id: str
+    head: Head
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStream:
+    """A stream as one moment of the database shows it. Read `events` before the next stream."""
+
+    stream_id: str
+    projection: Projection | None
+    lookups: tuple[LookupRow, ...]
+    events: AsyncIterator[StoredEvent]
+
+
+class LockedStream(Protocol):
+    """A stream that nobody else can append to while it is held."""
+
+    @property
+    def stored(self) -> StoredStream: ...
+
+    async def write(self, projection: Projection | None, lookups: Sequence[LookupRow]) -> None:
+        """Replace what is derived, all of it. Durable once the lock is released."""
+        ...
+
+
+class ReplayStore(Protocol):
+    """The whole log beside what was derived from it. All raise `DatabaseUnavailable`."""
+
+    async def event_count(self, stream_id: str | None) -> int: ...
+
+    def streams(self, stream_id: str | None) -> AsyncIterator[StoredStream]:
+        """Every stream, or one, in bounded memory."""
+        ...
+
+    def orphans(self) -> AsyncIterator[tuple[str, str]]:
+        """Side table and stream id of each row whose stream has neither events nor projection."""
+        ...
+
+    def locked(self, stream_id: str) -> AbstractAsyncContextManager[LockedStream]: ...
+
+
 # --- the chain ------------------------------------------------------------------------------
 
 
@@ -297,7 +358,11 @@ class Authority(Protocol):
         ...
 
     def unsigned(self, order: TransferOrder, blockhash: str) -> UnsignedTransaction:
-        """The transaction of exactly this order, without signatures. Pure."""
+        """The transaction of exactly this order, without signatures. Pure.
+
+        Raises:
+            Corrupt: the order names an address that is none.
+        """
         ...
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import json
 import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final, TypeVar, cast
@@ -107,15 +108,24 @@ async def json_of(request: Request, *, optional: bool = False) -> JsonValue:
     """The body as strict JSON; `{}` for an empty one where the body is optional.
 
     Raises:
-        InvalidRequest: not JSON, or nested too deeply.
+        InvalidRequest: not JSON, nested too deeply, or with a name twice in one object.
     """
     body = await request.body()
     if optional and not body.strip():
         return {}
     try:
-        return parse(body, depth_max=JSON_DEPTH_MAX)
+        value = parse(body, depth_max=JSON_DEPTH_MAX)
     except JsonTextError as error:
         raise InvalidRequest(f"the body is not JSON that can be read: {error}") from None
+    # Only vouchers are read as JavaScript reads them; here the last repetition must not win.
+    json.loads(body, object_pairs_hook=_refuse_repetition, parse_int=float)
+    return value
+
+
+def _refuse_repetition(pairs: list[tuple[str, object]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise InvalidRequest("the body repeats a name within one object")
 
 
 async def body_as(model: type[M], request: Request, *, optional: bool = False) -> M:
@@ -165,7 +175,9 @@ class Idempotency:
             return None
         if not _PRINTABLE.match(key):
             raise InvalidRequest("Idempotency-Key must be 1 to 255 printable ASCII characters")
-        target = f"{request.method} {request.url.path}?{request.url.query}\n".encode()
+        # From the scope: `request.url` would also parse the Host header, which may be anything.
+        path, query = request.scope["path"], request.scope["query_string"]
+        target = f"{request.method} {path}?".encode() + query + b"\n"
         digest = hashlib.sha256(target + await request.body()).digest()
         return cls(services, f"idempotency/{seller_id}", key, digest)
 

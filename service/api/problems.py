@@ -6,13 +6,16 @@ the tree.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from service.domain import errors
 from service.domain.errors import LedgerError
@@ -133,7 +136,7 @@ def request_id_of(request: Request) -> str:
     return request.scope.get("request_id", "")
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
     """Answer every exception with a problem."""
 
     async def ledger_error(request: Request, error: Exception) -> Response:
@@ -153,12 +156,24 @@ def install(app: FastAPI) -> None:
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         codes = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
-        return problem(
+        answer = problem(
             request_id_of(request),
             error.status_code,
             codes.get(error.status_code, "http_error"),
             str(error.detail),
             hint="See /docs for the routes.",
+        )
+        if error.status_code == 405:  # noqa: PLR2004
+            answer.headers["Allow"] = ", ".join(_methods_of(routers, request))
+        return answer
+
+    async def incomplete(request: Request, _error: Exception) -> Response:
+        return problem(
+            request_id_of(request),
+            400,
+            "body_incomplete",
+            "the client went away before its body was complete",
+            hint=errors.InvalidRequest.hint,
         )
 
     async def validation_error(request: Request, error: Exception) -> Response:
@@ -185,5 +200,15 @@ def install(app: FastAPI) -> None:
 
     app.add_exception_handler(LedgerError, ledger_error)
     app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(ClientDisconnect, incomplete)
     app.add_exception_handler(RequestValidationError, validation_error)
     app.add_exception_handler(Exception, unexpected)
+
+
+def _methods_of(routers: Sequence[APIRouter], request: Request) -> list[str]:
+    """The methods of the request's path; each route knows its own ones only."""
+    found: set[str] = set()
+    for route in (route for router in routers for route in router.routes):
+        if isinstance(route, APIRoute) and route.matches(request.scope)[0] is not Match.NONE:
+            found |= cast("set[str]", route.methods)
+    return sorted(found)

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
+import orjson
+
 from service.application.submit_voucher import Receipt, Verdict
 from service.domain.events import VoucherAccepted
 from service.domain.failures import FAILURES
@@ -145,7 +147,7 @@ def receipt_json(receipt: Receipt) -> dict[str, Any]:
     }
 
 
-def verdict_text(verdict: Verdict, *, with_session: bool) -> str:
+def verdict_json(verdict: Verdict, *, with_session: bool) -> bytes:
     """The verdict as JSON text, the accepted voucher inside it exactly as it was received."""
     body: dict[str, Any] = {"valid": verdict.kind == "accepted", "verdict": verdict.kind}
     if verdict.reason is not None:
@@ -159,9 +161,10 @@ def verdict_text(verdict: Verdict, *, with_session: bool) -> str:
     if with_session and verdict.session is not None and verdict.session.removed_at is None:
         assert verdict.position is not None
         body["session"] = session_json(verdict.session, verdict.position)
-    text = json.dumps(body)
+    text = orjson.dumps(body)
     if verdict.kind == "accepted":
-        text = f'{text[:-1]}, "voucher": {verdict.submission.envelope.voucher_text}}}'
+        voucher = verdict.submission.envelope.voucher_text.encode()
+        text = b'%s,"voucher":%s}' % (text[:-1], voucher)
     return text
 
 

@@ -13,7 +13,7 @@ from service.api.dependencies import (
 )
 from service.api.documentation import BATCH_REQUEST, BATCH_VERDICTS, VERDICT, VOUCHER_REQUEST
 from service.api.problems import responses
-from service.api.rendering import verdict_text
+from service.api.rendering import verdict_json
 from service.application.submit_voucher import Submission, Verdict, submit_vouchers
 from service.domain.errors import ClaimTaken, IdempotencyKeyReused, InvalidRequest, Unauthorized
 from service.domain.limits import BATCH_VOUCHERS_MAX, JSON_DEPTH_MAX
@@ -97,10 +97,10 @@ async def _answer(
 
 def _render(verdicts: Sequence[Verdict], *, batch: bool) -> Response:
     if batch:
-        results = ", ".join(verdict_text(verdict, with_session=False) for verdict in verdicts)
-        text = f'{{"results": [{results}]}}'
+        results = b",".join(verdict_json(verdict, with_session=False) for verdict in verdicts)
+        text = b'{"results":[%s]}' % results
     else:
-        text = verdict_text(verdicts[0], with_session=True)
+        text = verdict_json(verdicts[0], with_session=True)
     return Response(text, media_type="application/json")
 
 

@@ -3,6 +3,7 @@
 Every process refuses a revoked key and uses new prices within `REMEMBERED_SECONDS`.
 """
 
+import asyncio
 import time
 from collections import OrderedDict
 from typing import Final
@@ -25,6 +26,7 @@ class SellerDirectory:
         self._ledger = ledger
         self._queries = queries
         self._known: OrderedDict[str, tuple[float, SellerTerms]] = OrderedDict()
+        self._looking: dict[str, asyncio.Future[SellerTerms]] = {}
 
     async def authenticate(self, api_key: str) -> SellerTerms:
         """The seller of an API key.
@@ -35,12 +37,22 @@ class SellerDirectory:
         known = self._known.get(api_key)
         if known is not None and known[0] > time.monotonic():
             return known[1]
-        self._known.pop(api_key, None)
-        terms = await self._look_up(api_key)
+        # One look-up for all requests that find the same key forgotten at the same moment.
+        looking = self._looking.get(api_key)
+        if looking is None:
+            looking = asyncio.ensure_future(self._look_up(api_key))
+            self._looking[api_key] = looking
+            looking.add_done_callback(lambda done: self._looked(api_key, done))
+        terms = await asyncio.shield(looking)
         self._known[api_key] = (time.monotonic() + REMEMBERED_SECONDS, terms)
         if len(self._known) > REMEMBERED_MAX:
             self._known.popitem(last=False)
         return terms
+
+    def _looked(self, api_key: str, done: asyncio.Future[SellerTerms]) -> None:
+        self._looking.pop(api_key, None)
+        if not done.cancelled():
+            done.exception()  # whoever asked may be gone, and then nobody else retrieves it
 
     async def seller(self, seller_id: str) -> SellerTerms:
         """A seller by its id, from the database.

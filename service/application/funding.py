@@ -16,23 +16,31 @@ from service.ports import Chain, TokenAccount
 
 
 async def observe_funding(
-    ledger: Ledger, chain: Chain, stream: Stream[Session], authority: str, now: UnixMillis
+    ledger: Ledger,
+    chain: Chain,
+    stream: Stream[Session],
+    authority: str,
+    now: UnixMillis,
+    *,
+    source: str | None = None,
 ) -> None:
-    """Read the session's source account and append what changed, if anything did."""
+    """Read the session's source account, or the one named here, and append what changed."""
     held = await ledger.read(stream)
-    if held is None or held.state is None or held.state.source_token_account is None:
+    if held is None or held.state is None:
         return
-    source = held.state.source_token_account
+    source = source or held.state.source_token_account
+    if source is None:
+        return
     try:
         account = await chain.token_account(source, "confirmed")
     except ChainUnavailable:
         return
 
     def decide(session: Session | None) -> Sequence[SessionEvent]:
-        if session is None or session.settlement is not None or account is None:
+        if session is None or session.state != "open" or account is None:
             return ()
         funding = judge(session, account, authority)
-        if funding == session.funding:
+        if (funding, source) == (session.funding, session.source_token_account):
             return ()
         return [
             FundingObserved(
@@ -53,7 +61,8 @@ async def observe_funding(
 def judge(session: Session, account: TokenAccount, authority: str) -> Funding:
     """Whether the account covers the deposit (or, without one, what is promised so far)."""
     needed = session.terms.deposit or session.cumulative_amount
-    if account.mint != session.terms.mint or account.frozen:
+    owners = (session.terms.payer, session.terms.swig_address)
+    if account.mint != session.terms.mint or account.frozen or account.owner not in owners:
         return "insufficient"
     if account.delegate != authority:
         return "revoked" if session.funding in ("verified", "revoked") else "insufficient"

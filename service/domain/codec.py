@@ -11,7 +11,6 @@ object, `bytes` standard base64, `JsonObject` the object itself.
 
 import base64
 import dataclasses
-import json
 import operator
 import re
 import types
@@ -19,6 +18,8 @@ import typing
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Final
+
+import orjson
 
 from service.domain.errors import Corrupt
 from service.domain.units import AtomicUsdc
@@ -29,8 +30,8 @@ _Convert = Callable[[Any], Any]
 T = typing.TypeVar("T")
 
 _PLAIN: Final = (str, int, bool)
-_ENCODER: Final = json.JSONEncoder(
-    sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+_STRICT: Final = (
+    orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 )
 
 
@@ -38,11 +39,11 @@ def canonical(value: object) -> bytes:
     """RFC 8785 bytes of a value made of objects with ASCII keys, arrays, strings, integers, null.
 
     Raises:
-        Corrupt: NaN, a lone surrogate, or anything else that has no such form.
+        Corrupt: a lone surrogate, an integer beyond 64 bits, or what JSON does not know.
     """
     try:
-        return _ENCODER.encode(value).encode()
-    except (TypeError, ValueError) as error:
+        return orjson.dumps(value, option=_STRICT)
+    except TypeError as error:
         raise Corrupt(f"a value has no canonical form: {error}") from error
 
 

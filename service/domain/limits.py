@@ -17,6 +17,9 @@ BATCH_BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 BATCH_VOUCHERS_MAX: Final = 1_000
 """Vouchers in one verify-batch request; also the events one append may hold."""
 
+UNIX_SECONDS_MAX: Final = 253_402_300_799
+"""The last second of the year 9999; RFC 3339 cannot name a later one."""
+
 JSON_DEPTH_MAX: Final = 32
 """Nesting of a request body; far below the interpreter's recursion limit."""
 

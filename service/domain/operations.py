@@ -3,7 +3,11 @@
 from typing import Final
 
 from service.domain import events as e
-from service.domain.errors import SettlementNotAbandonable, SettlementNotFound, SettlementNotRetryable
+from service.domain.errors import (
+    SettlementNotAbandonable,
+    SettlementNotFound,
+    SettlementNotRetryable,
+)
 from service.domain.session import Session
 from service.domain.settlement import TERMINAL_STATUSES, Settlement
 from service.domain.units import UnixMillis

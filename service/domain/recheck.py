@@ -18,7 +18,9 @@ from session_ledger.json_text import JsonTextError, parse
 from session_ledger.voucher import SIGNATURE_TYPE, Envelope
 
 
-def recheck_voucher(session: Session, event: VoucherAccepted, book: JsonObject | None) -> str | None:
+def recheck_voucher(
+    session: Session, event: VoucherAccepted, book: JsonObject | None
+) -> str | None:
     """What is wrong with an accepted voucher; `None` when it was rightly accepted.
 
     `session` is the session before the event, `book` the price book of `event.price_version`.

@@ -120,9 +120,14 @@ def order_of(
 
 
 def fee_of(order: TransferOrder) -> Lamports:
-    """The fee of the order's transaction, in lamports. Spec: Solana, base and priority fee."""
+    """The fee of the order's transaction, in lamports."""
     signatures = len({order.fee_payer, order.authority})
-    priority = -(-order.compute_unit_limit * order.compute_unit_price // _MICRO)
+    return transaction_fee(signatures, order.compute_unit_limit, order.compute_unit_price)
+
+
+def transaction_fee(signatures: int, unit_limit: int, unit_price: int) -> Lamports:
+    """Base and priority fee in lamports, the price in micro-lamports a unit. Spec: Solana, fees."""
+    priority = -(-unit_limit * unit_price // _MICRO)
     return Lamports(signatures * LAMPORTS_PER_SIGNATURE + priority)
 
 

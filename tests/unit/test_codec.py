@@ -72,7 +72,7 @@ def test_a_missing_stored_field_is_corrupt() -> None:
         from_json(Terms, document)
 
 
-@pytest.mark.parametrize("value", [float("nan"), "\ud800", {1, 2}])
+@pytest.mark.parametrize("value", ["\ud800", {1, 2}, 2**64, TERMS])
 def test_what_has_no_canonical_form_is_refused(value: object) -> None:
     with pytest.raises(Corrupt):
         canonical({"value": value})

@@ -24,6 +24,34 @@ from service.ports import StreamAppend
 if TYPE_CHECKING:
     from service.adapters.postgres.group_commit import Pending
 
+# The ordinary append in one statement, which is one transaction and one round trip: vouchers on
+# streams that exist. The heads are locked in the order of their names and compared under the lock;
+# what stands elsewhere is left out, and the caller learns it from what comes back.
+_PLAIN: Final = """
+WITH wanted AS (
+  SELECT * FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::bigint[], $5::bytea[],
+                       $6::bytea[])
+      AS w (stream_id, expected, prev_hash, position, head_hash, projection)
+), held AS MATERIALIZED (
+  SELECT s.stream_id FROM streams s JOIN wanted w ON w.stream_id = s.stream_id
+   WHERE s.position = w.expected AND s.head_hash = w.prev_hash
+   ORDER BY s.stream_id FOR UPDATE OF s
+), moved AS (
+  UPDATE streams s SET position = w.position, head_hash = w.head_hash, projection = w.projection
+    FROM wanted w JOIN held ON held.stream_id = w.stream_id
+   WHERE s.stream_id = w.stream_id
+), logged AS (
+  INSERT INTO events (stream_id, position, type, schema_version, payload, prev_hash, hash,
+                      event_id, seller_id, cumulative_amount)
+  SELECT r.* FROM unnest($7::text[], $8::bigint[], $9::text[], $10::int[], $11::bytea[],
+                         $12::bytea[], $13::bytea[], $14::uuid[], $15::text[], $16::numeric[])
+                    AS r (stream_id, position, type, schema_version, payload, prev_hash, hash,
+                          event_id, seller_id, cumulative_amount)
+         JOIN held ON held.stream_id = r.stream_id
+   ORDER BY r.stream_id, r.position
+)
+SELECT stream_id FROM held
+"""
 _LOCK_HEADS: Final = """
 SELECT stream_id, position, head_hash FROM streams WHERE stream_id = ANY($1::text[])
  ORDER BY stream_id FOR UPDATE
@@ -63,6 +91,37 @@ class Verdicts:
     must_redo: bool = False
 
 
+def is_plain(pending: "Pending") -> bool:
+    """Whether `write_plain` can write it: one stream that exists, and nothing beside it."""
+    streams = pending.append.streams
+    return (
+        len(streams) == 1
+        and streams[0].expected > 0
+        and not streams[0].lookups
+        and not pending.append.claims
+    )
+
+
+async def write_plain(
+    connection: Connection, batch: "Sequence[Pending]"
+) -> "tuple[list[Pending], list[Pending]]":
+    """Write plain appends, committed on return; gives those written and those left out."""
+    streams = [pending.append.streams[0] for pending in batch]
+    rows = await connection.fetch(
+        _PLAIN,
+        [s.stream_id for s in streams],
+        [s.expected for s in streams],
+        [s.rows[0].prev_hash for s in streams],
+        [s.rows[-1].position for s in streams],
+        [s.rows[-1].hash for s in streams],
+        [s.projection for s in streams],
+        *_event_columns(batch),
+    )
+    held = {row["stream_id"] for row in rows}
+    written = [pending for pending in batch if not pending.streams.isdisjoint(held)]
+    return written, [pending for pending in batch if pending.streams.isdisjoint(held)]
+
+
 async def write(connection: Connection, batch: "Sequence[Pending]", *, in_doubt: bool) -> Verdicts:
     """Write the appends that stand at their expected positions; say why for the others.
 
@@ -82,9 +141,12 @@ async def write(connection: Connection, batch: "Sequence[Pending]", *, in_doubt:
             accepted.append(pending)
         elif not (in_doubt and await _was_written(connection, pending)):
             refused[pending] = error
-    late = await _insert_new_streams(connection, accepted) | await _claim(connection, accepted)
-    if late:
-        return Verdicts(refused | late, must_redo=True)
+    if not await _insert_new_streams(connection, accepted):
+        # They were opened since the heads were read: by another process, or by our own COMMIT whose
+        # answer was lost. The heads are there now, so the next pass tells which.
+        return Verdicts(refused, must_redo=True)
+    if taken := await _claim(connection, accepted):
+        return Verdicts(refused | taken, must_redo=True)
     await _insert_events(connection, accepted)
     await _update_heads(connection, accepted)
     for pending in accepted:
@@ -129,12 +191,11 @@ def _streams(accepted: "Sequence[Pending]", *, new: bool) -> list[StreamAppend]:
     return sorted(found, key=lambda stream: stream.stream_id)
 
 
-async def _insert_new_streams(
-    connection: Connection, accepted: "Sequence[Pending]"
-) -> "dict[Pending, LedgerError]":
+async def _insert_new_streams(connection: Connection, accepted: "Sequence[Pending]") -> bool:
+    """Whether all streams that must not exist yet did not; waits for whoever is opening one."""
     new = _streams(accepted, new=True)
     if not new:
-        return {}
+        return True
     rows = await connection.fetch(
         _NEW_STREAMS,
         [s.stream_id for s in new],
@@ -144,12 +205,7 @@ async def _insert_new_streams(
         [s.rows[-1].hash for s in new],
         [s.projection for s in new],
     )
-    lost = {s.stream_id for s in new} - {row["stream_id"] for row in rows}
-    return {
-        pending: WrongPosition("another writer opened the stream")
-        for pending in accepted
-        if not lost.isdisjoint(pending.streams)
-    }
+    return len(rows) == len(new)
 
 
 async def _claim(
@@ -173,16 +229,20 @@ async def _claim(
 
 
 async def _insert_events(connection: Connection, accepted: "Sequence[Pending]") -> None:
+    columns = _event_columns(accepted)
+    if columns[0]:
+        await connection.execute(_EVENTS, *columns)
+
+
+def _event_columns(appends: "Sequence[Pending]") -> tuple[list[object], ...]:
+    """The rows of `events`, column by column."""
     rows = [
         (row, stream.seller_id, amount)
-        for pending in accepted
+        for pending in appends
         for stream in pending.append.streams
         for row, amount in zip(stream.rows, stream.amounts, strict=True)
     ]
-    if not rows:
-        return
-    await connection.execute(
-        _EVENTS,
+    return (
         [row.stream_id for row, *_ in rows],
         [row.position for row, *_ in rows],
         [row.type for row, *_ in rows],
@@ -190,7 +250,7 @@ async def _insert_events(connection: Connection, accepted: "Sequence[Pending]") 
         [row.payload for row, *_ in rows],
         [row.prev_hash for row, *_ in rows],
         [row.hash for row, *_ in rows],
-        [event_id for pending in accepted for event_id in pending.event_ids],
+        [event_id for pending in appends for event_id in pending.event_ids],
         [seller_id for _, seller_id, _ in rows],
         [None if amount is None else Decimal(amount) for *_, amount in rows],
     )

@@ -78,6 +78,11 @@ async def appender_connection(address: str, *, synchronous_commit: str) -> Conne
             "synchronous_commit": synchronous_commit,
             "statement_timeout": "0",
             "idle_in_transaction_session_timeout": "30000",
+            # A batch is a handful of keys: always the index, whatever the statistics say when a
+            # plan is made for an empty log and kept for a full one.
+            "enable_seqscan": "off",
+            "enable_hashjoin": "off",
+            "enable_mergejoin": "off",
         },
     )
     connection = cast("Connection", raw)

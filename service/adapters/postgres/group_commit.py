@@ -5,6 +5,9 @@ callers after COMMIT. While it waits for the disk, the next batch gathers.
 
     callers --append--> queue --> [ lock heads, refuse, claim, insert, update ] COMMIT --> wake
 
+Vouchers on sessions that exist are nearly all there is, and take one statement and one round trip
+(`write_plain`). Everything else, and everything that statement left out, takes the transaction.
+
 What keeps this safe:
 - Every stream of the batch is locked (or its row inserted) before anything is judged, so within the
   transaction an expected position cannot become wrong.
@@ -40,14 +43,19 @@ QUEUE_MAX: Final = 4_096
 """Appends that may wait; beyond that callers get 503 at once instead of a growing delay."""
 RECONNECT_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 2.0, 2.0)
 
-LOST: Final = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError, TimeoutError)
 RACED: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-_NOT_NOW: Final = (
+ASK_AGAIN: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the driver's, when a backend ends between two of its messages
+    OSError,
+    TimeoutError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
 )
+"""The connection is gone or refused: whether a COMMIT under way took effect is not known."""
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +119,7 @@ class GroupCommit:
             await self._wake.wait()
             self._wake.clear()
             while self._queue:
-                await self._write(self._take_batch())
+                await self._write_or_tell(self._take_batch())
             if self._stopping:
                 break
         if self._connection is not None and not self._connection.is_closed():
@@ -132,12 +140,41 @@ class GroupCommit:
         self._queue = later
         return batch
 
+    async def _write_or_tell(self, batch: Sequence[Pending]) -> None:
+        """Nothing may end this task or leave a caller waiting, not even our own bug."""
+        try:
+            await self._write(batch)
+        except Exception as error:
+            log.exception("append_failed", appends=len(batch))
+            await self._drop_connection()
+            for pending in batch:
+                pending.finish(DatabaseUnavailable(f"the append failed: {type(error).__name__}"))
+
     async def _write(self, batch: Sequence[Pending]) -> None:
+        """Plain appends in one statement; whatever is more, or was left out, in a transaction."""
+        plain = [pending for pending in batch if append_sql.is_plain(pending)]
+        others = [pending for pending in batch if not append_sql.is_plain(pending)]
         in_doubt = False
+        if plain:
+            try:
+                written, left_out = await append_sql.write_plain(await self._connect(), plain)
+            except ASK_AGAIN:
+                await self._drop_connection()
+                others, in_doubt = [*plain, *others], True
+            except asyncpg.PostgresError:
+                others = [*plain, *others]  # nothing was written; the culprit will be found
+            else:
+                others = [*left_out, *others]
+                for pending in written:
+                    pending.finish()
+        if others:
+            await self._write_with_care(others, in_doubt=in_doubt)
+
+    async def _write_with_care(self, batch: Sequence[Pending], *, in_doubt: bool) -> None:
         for delay in (*RECONNECT_SECONDS, None):
             try:
                 await self._write_together(batch, in_doubt=in_doubt)
-            except (*LOST, *_NOT_NOW) as error:
+            except ASK_AGAIN as error:
                 log.warning(
                     "append_connection_lost", error=type(error).__name__, appends=len(batch)
                 )
@@ -167,7 +204,7 @@ class GroupCommit:
                 await self._write_together([pending], in_doubt=in_doubt)
             except asyncpg.PostgresError as alone:
                 pending.finish(append_sql.refusal(alone))
-            except (*LOST, *_NOT_NOW):
+            except ASK_AGAIN:
                 await self._drop_connection()
                 pending.finish(DatabaseUnavailable("the event log did not answer"))
 

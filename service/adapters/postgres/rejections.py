@@ -7,6 +7,7 @@ which no promise rests on.
 """
 
 import asyncio
+import re
 from collections import Counter, deque
 from contextlib import suppress
 from typing import Final
@@ -27,6 +28,7 @@ FLUSH_SECONDS: Final = 0.25
 CHANNELS_MAX: Final = 1_000
 """Different channels remembered between two writes; the rest counts as unknown."""
 
+_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 _Key = tuple[str, str]
 
 
@@ -101,7 +103,7 @@ async def _write(
 
 
 async def _known_channels(connection: AsyncConnection, keys: set[_Key]) -> set[_Key]:
-    storable = [key for key in keys if key[1] and "\x00" not in key[1] and key[1].isprintable()]
+    storable = [key for key in keys if key[1] and not _UNSTORABLE.search(key[1])]
     query = sa.select(sessions.c.seller_id, sessions.c.channel_id).where(
         sessions.c.stream_id.in_([f"session/{seller}/{channel}" for seller, channel in storable])
     )

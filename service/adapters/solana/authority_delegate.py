@@ -5,6 +5,7 @@ earlier one, whoever it was for; and it may exceed the balance. So both are read
 """
 
 from service.adapters.solana.transfer import build, transfer_instruction
+from service.domain.errors import Corrupt
 from service.domain.failures import Finding
 from service.domain.onchain import TokenAccount, TransferOrder, UnsignedTransaction
 from service.ports import Chain
@@ -47,8 +48,15 @@ class DelegateAuthority:
         return delegate_finding(order, account) or await self._mint_finding(order)
 
     def unsigned(self, order: TransferOrder, blockhash: str) -> UnsignedTransaction:
-        """The transaction whose payment the delegate signs."""
-        return build(order, transfer_instruction(order), blockhash)
+        """The transaction whose payment the delegate signs.
+
+        Raises:
+            Corrupt: the order names an address that is none.
+        """
+        try:
+            return build(order, transfer_instruction(order), blockhash)
+        except ValueError as error:
+            raise Corrupt(f"settlement {order.settlement_id} cannot be built: {error}") from error
 
     async def _mint_finding(self, order: TransferOrder) -> Finding | None:
         mint = await self._chain.mint(order.mint)

@@ -54,6 +54,10 @@ class _Refusal:
     code: int
 
 
+_SIGNATURE_REFUSALS: Final = (_Refusal(-32003), _Refusal(-32006))
+"""Signature and precompile verification failure. Spec: agave `rpc-client-api`, custom errors."""
+
+
 class SolanaRpc:
     """One provider. `genesis_hash` is checked before the first answer counts, and at each signing.
 
@@ -121,14 +125,20 @@ class SolanaRpc:
         return Lamports(_integer(context.get("value")))
 
     async def simulate(self, transaction: bytes) -> Simulation:
-        """Simulate the bytes exactly as they are, signatures verified, at `confirmed`."""
+        """Simulate the bytes exactly as they are, signatures verified, at `confirmed`.
+
+        A provider that refuses the signatures says so by an RPC error, before it simulates.
+        """
         options = {
             "encoding": "base64",
             "sigVerify": True,
             "replaceRecentBlockhash": False,
             "commitment": "confirmed",
         }
-        context = _object(await self._call("simulateTransaction", _base64(transaction), options))
+        answer = await self._exchange("simulateTransaction", _base64(transaction), options)
+        if answer in _SIGNATURE_REFUSALS:
+            return Simulation("SignatureFailure", (), 0)
+        context = _object(self._unrefused("simulateTransaction", answer))
         value = _object(context.get("value"))
         return Simulation(
             error=_error(value.get("err")),
@@ -224,7 +234,9 @@ class SolanaRpc:
 
     async def _call(self, method: str, *params: object) -> object:
         """The result of a method; a refusal is no answer."""
-        answer = await self._exchange(method, *params)
+        return self._unrefused(method, await self._exchange(method, *params))
+
+    def _unrefused(self, method: str, answer: object | _Refusal) -> object:
         if isinstance(answer, _Refusal):
             raise ChainUnavailable(f"{self._name}: {method}: error {answer.code}")
         return answer
