@@ -32,6 +32,21 @@ check: $(VENV)/.dev ## lint, types, layers, migrations: under a minute
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/unit/test_tidy.py
 
+bench: $(VENV)/.dev ## the benchmarks, each against a baseline of the same run
+	$(BIN)/python benchmarks/run.py
+
+campaign-kills: $(VENV)/.dev ## 200 kills of the service and 50 of Postgres, with negative controls
+	$(BIN)/python -m pytest -s -m campaign tests/fault/test_kills.py --timeout 7200
+
+campaign-races: $(VENV)/.dev ## 5,000 races of close against voucher, over two server processes
+	$(BIN)/python -m pytest -s -m campaign tests/fault/test_two_processes.py --timeout 7200
+
+campaign-rpc: $(VENV)/.dev ## every fault of the RPC provider, ten times the seeds of the gate
+	FAULT_SEEDS=10 $(BIN)/python -m pytest -s tests/fault/test_settlement_rpc_faults.py --timeout 7200
+
+fuzz: $(VENV)/.dev ## a long run of generated requests against the published OpenAPI document
+	$(BIN)/python -m pytest -s -m campaign tests/e2e/test_openapi_fuzz.py --timeout 7200
+
 format: $(VENV)/.dev ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
@@ -41,4 +56,4 @@ lock: $(VENV)/.dev ## remake the lock files from pyproject.toml (names, versions
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-emit-package session-ledger-client --no-annotate --group build --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
 
-.PHONY: help setup demo test check format lock
+.PHONY: help setup demo test check bench campaign-kills campaign-races campaign-rpc fuzz format lock

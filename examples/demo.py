@@ -19,7 +19,6 @@ from typing import Any, Self
 import httpx
 from nacl.signing import SigningKey
 from rich.console import Console
-from session_ledger.voucher import sign_voucher
 from solders.hash import Hash
 from solders.instruction import Instruction
 from solders.keypair import Keypair
@@ -33,6 +32,8 @@ from spl.token.instructions import (
     get_associated_token_address,
 )
 from spl.token.models import ApproveCheckedParams
+
+from session_ledger.voucher import sign_voucher
 
 DATA_DIR = Path(".session-ledger/demo")
 USDC = 1_000_000
@@ -268,7 +269,7 @@ def _ok(response: httpx.Response) -> Any:
     return response.json()
 
 
-def _expect(holds: bool, seen: object) -> None:  # noqa: FBT001  reads like an assertion
+def _expect(holds: bool, seen: object) -> None:
     if not holds:
         sys.exit(f"unexpected: {seen}")
 

@@ -82,7 +82,7 @@ async def running_services(settings: Settings) -> AsyncGenerator[Services]:
     trace = PostgresRejectionTrace(engine)
     clock = SystemClock()
     try:
-        nonce_key, cluster_id = await _wait_for_database(queries, network)
+        nonce_key = await _wait_for_database(queries, network)
         await group_commit.start()
         await trace.start()
         ledger = Ledger(store)
@@ -114,7 +114,7 @@ async def running_services(settings: Settings) -> AsyncGenerator[Services]:
                 ),
                 clock=clock,
                 policy=policy_of(settings),
-                cluster_id=cluster_id,
+                cluster=queries.cluster,
             ),
             fee_payer=fee_payer.pubkey,
             metrics=Metrics(),
@@ -173,7 +173,7 @@ async def _signers(settings: Settings) -> tuple[KeychainSigner, KeychainSigner]:
         raise ConfigurationError(f"SETTLEMENT_AUTHORITY or FEE_PAYER: {error}") from None
 
 
-async def _wait_for_database(queries: Queries, network: Network) -> tuple[bytes, str]:
+async def _wait_for_database(queries: Queries, network: Network) -> bytes:
     """Wait until the schema answers, and make sure that the database belongs to this chain."""
     for waited in range(DATABASE_WAIT_SECONDS):
         try:
@@ -191,7 +191,8 @@ async def _wait_for_database(queries: Queries, network: Network) -> tuple[bytes,
         raise ConfigurationError(
             f"this database belongs to {bound}, but SOLANA_NETWORK is {network.name}"
         )
-    return nonce_key, await queries.cluster_id()
+    await queries.cluster()  # remembers the first one ever seen
+    return nonce_key
 
 
 def _token_address(owner: str, mint: str) -> str:

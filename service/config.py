@@ -73,8 +73,12 @@ class Settings(BaseSettings):
     run_worker: bool = Field(
         default=True, description="Whether `serve` also settles; off where `worker` runs beside it."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info")
-    log_format: Literal["json", "console"] = Field(default="json")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least severe line that is written."
+    )
+    log_format: Literal["json", "console"] = Field(
+        default="json", description="A JSON object per line, or text for people."
+    )
     docs_routes: bool = Field(
         default=True, description="Whether /docs and /openapi.json are served."
     )

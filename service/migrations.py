@@ -1,4 +1,4 @@
-"""Applying the migrations that lie beside the package."""
+"""Applying the migrations: in a checkout they lie beside the package, in a wheel inside it."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-_PLACES = (Path(__file__).parent.parent, Path(__file__).parent)
+_HERE = Path(__file__).parent
+_PLACES = (_HERE / "schema", _HERE.parent / "migrations")
 
 
 def upgrade(database_url: str) -> None:
@@ -22,9 +23,10 @@ def newest_revision() -> str:
 
 
 def _config(database_url: str) -> Config:
-    place = next((place for place in _PLACES if (place / "alembic.ini").exists()), None)
+    place = next((place for place in _PLACES if (place / "env.py").exists()), None)
     if place is None:
-        raise FileNotFoundError("alembic.ini is missing beside the package")
-    config = Config(place / "alembic.ini")
+        raise FileNotFoundError("the migrations are missing from the package")
+    config = Config()
+    config.set_main_option("script_location", str(place).replace("%", "%%"))
     config.set_main_option("sqlalchemy.url", database_url.replace("%", "%%"))
     return config

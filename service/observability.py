@@ -14,15 +14,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 # fmt: off
 ALLOWED: Final = frozenset((
-    "address", "amount", "api_version", "appends", "attempt", "attempts", "balance", "batch",
-    "channels", "code", "count", "cursor", "data_dir", "database", "deadline", "detail",
-    "elapsed_ms", "elapsed_seconds", "error", "event", "events", "exception", "failure",
-    "fee_payer", "height", "host", "kind", "latency_ms", "level", "logger", "lost", "method",
-    "mint", "name", "network", "next", "number", "phase", "pid", "port", "position", "programs",
-    "provider", "reason", "recovered", "request_id", "result", "retry_at", "retry_seconds",
-    "revision", "route", "rpc_method", "seconds", "seller_id", "settlement_id", "signal",
-    "signature", "size", "slot", "source", "state", "status", "step", "stream", "timestamp",
-    "url", "version", "worker", "workers",
+    "address", "alarm", "amount", "api_version", "appends", "attempt", "attempts", "balance",
+    "batch", "binaries", "cause", "channels", "code", "count", "cursor", "data_dir", "database",
+    "deadline", "detail", "directory", "elapsed_ms", "elapsed_seconds", "error", "event", "events",
+    "exception", "failure", "fee_payer", "first", "height", "host", "kind", "latency_ms", "level",
+    "logger", "lost", "method", "mint", "name", "network", "next", "number", "phase", "pid", "port",
+    "position", "programs", "provider", "reason", "recovered", "request_id", "result", "retry_at",
+    "retry_seconds", "revision", "route", "rpc_method", "seconds", "seller_id", "server_log",
+    "settlement_id", "settlements_left", "signal", "signature", "size", "slot", "source", "state",
+    "status", "step", "stream", "timestamp", "type", "url", "version", "waited_seconds", "worker",
+    "workers",
 ))
 # fmt: on
 VALUE_CHARS_MAX: Final = 300
@@ -50,12 +51,9 @@ def configure_logging(
         logger_factory=structlog.WriteLoggerFactory(file=stream or sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(
-        level=logging.WARNING,
-        stream=stream or sys.stderr,
-        format="%(name)s: %(message)s",
-        force=True,
-    )
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_NamedExceptions("%(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
 
 
 def keep_allowed(
@@ -82,12 +80,23 @@ def _name_exception(
     info = event.pop("exc_info", None)
     error = sys.exc_info()[1] if info is True else info
     if isinstance(error, BaseException):
-        frame = error.__traceback__
-        while frame is not None and frame.tb_next is not None:
-            frame = frame.tb_next
-        place = f"{frame.tb_frame.f_code.co_qualname}:{frame.tb_lineno}" if frame else "?"
-        event["exception"] = f"{type(error).__name__} in {place}"
+        event["exception"] = _named(error)
     return event
+
+
+class _NamedExceptions(logging.Formatter):
+    """The same for what libraries log."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  the name of the base class
+        return "" if ei[1] is None else _named(ei[1])
+
+
+def _named(error: BaseException) -> str:
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    place = f"{frame.tb_frame.f_code.co_qualname}:{frame.tb_lineno}" if frame else "?"
+    return f"{type(error).__name__} in {place}"
 
 
 class Metrics:

@@ -111,6 +111,7 @@ GOOD = Accounts(
     fee_payer_lamports=Lamports(SOL),
     source=None,
     destination=empty_account(DESTINATION, owner=RECIPIENT, mint=MINT),
+    database_trusted=True,
 )
 
 

@@ -32,7 +32,7 @@ from service.local.chain import (
     LocalChain,
     LocalChainSettings,
 )
-from service.ports import Chain, Ledger
+from service.ports import Chain, Cluster, Ledger
 
 SOL = 10**9
 AMOUNT = 2_500_000
@@ -222,6 +222,10 @@ class Process:
     chain: Chain
     clock: FakeClock
     policy: SettlementPolicy
+    trusted_cluster: str = "test/1"
+
+    async def cluster(self) -> Cluster:
+        return Cluster("test/1", self.trusted_cluster)
 
     def start(self) -> SettleSession:
         signers = {n: KeychainSigner(MemorySigner(keypair(n))) for n in ("authority", "fee payer")}
@@ -235,7 +239,7 @@ class Process:
             ),
             clock=self.clock,
             policy=self.policy,
-            cluster_id="test/1",
+            cluster=self.cluster,
         )
 
 

@@ -44,9 +44,11 @@ def create_app(settings: Settings, *, running: Running = running_services) -> Fa
         redirect_slashes=False,
     )
     app.add_middleware(RequestEnvelope)
-    problems.install(app)
-    for module in (vouchers, sessions, sellers, events, health):
-        app.include_router(module.router)
+    routers = [module.router for module in (vouchers, sessions, sellers, events, health)]
+    problems.install(app, routers)
+    for router in routers:
+        # Not include_router: its wrapper routes every request a second time.
+        app.router.routes.extend(router.routes)
     documentation.install(app)
     return app
 

@@ -1,258 +1,27 @@
 """What OpenAPI says of the answers: their schemas and examples. Nothing here runs on a request."""
 
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import BaseModel
 
-from service.api.problems import Problem
+from service.api import answers
+from service.api.problems import BODY_TOO_LARGE, Problem, example_of
 from service.api.schemas import (
-    AMOUNT_PATTERN,
     CloseBody,
     NewKeyBody,
     NewSellerBody,
     NewSessionBody,
     PriceBookBody,
 )
+from service.domain.errors import WrongPosition
 
 REQUEST_BODIES = (CloseBody, NewKeyBody, NewSellerBody, NewSessionBody, PriceBookBody)
 
-State = Literal["open", "closing", "settled", "failed", "removed"]
-Status = Literal["intended", "signed", "in_flight", "settled", "failed", "parked", "abandoned"]
 WALLET = "9vMJfxuKxXBoEa7rM12mYLMwTacLMLDJqHozw96WQL8i"
 SIGNATURE = (
     "5VERv8NMvzbJMEkV8xnrLkEaWRtSz9CosKDYjCJjBRnbJLgp8uirBgmQpjKhoR4tjF3ZpRzrFmBV6UjKdiSZkQUW"
 )
-
-
-class Answer(BaseModel):
-    """An answer's body."""
-
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
-
-
-def _amount(example: str = "10000") -> Any:
-    return Field(pattern=AMOUNT_PATTERN, examples=[example])
-
-
-class Receipt(Answer):
-    """What the log holds of an accepted voucher."""
-
-    channel_id: str
-    position: int
-    amount_paid: str = _amount()
-    cumulative_amount: str = _amount("30000")
-    sequence: int
-    accepted_at: str
-    event_hash: str
-
-
-class SettlementBrief(Answer):
-    """A settlement inside another answer."""
-
-    settlement_id: str
-    status: Status
-    amount: str = _amount("30000")
-    signature: str | None = None
-
-
-class Failure(Answer):
-    """Why a settlement waits or ended without payment."""
-
-    code: str
-    detail: str
-    hint: str | None
-    at: str
-
-
-class ClosedSettlement(SettlementBrief):
-    """The settlement of a closed session."""
-
-    failure: Failure | None = None
-
-
-class Closed(Answer):
-    """A closed session."""
-
-    channel_id: str
-    state: State
-    settlement: ClosedSettlement
-
-
-class LimitsAnswer(Answer):
-    """Bounds beside the deposit."""
-
-    max_increment: str | None
-    max_cumulative: str | None
-    max_vouchers: int | None
-
-
-class SessionContext(Answer):
-    """The session context."""
-
-    channel_id: str
-    state: State
-    session_pubkey: str | None
-    cumulative_amount: str = _amount("30000")
-    voucher_count: int
-    last_sequence: int | None
-    payer: str
-    recipient: str
-    network: str
-    deposit: str | None
-    remaining: str | None
-    funding: Literal["unverified", "verified", "insufficient", "revoked"]
-    funding_slot: int | None
-    source_token_account: str | None
-    swig_address: str | None
-    valid_until: str | None
-    limits: LimitsAnswer
-    position: int
-    opened_at: str
-    last_voucher_at: str | None
-    close_requested_at: str | None
-    settlement: SettlementBrief | None
-    grant_id: str | None
-
-
-class SessionPage(Answer):
-    """A page of sessions."""
-
-    sessions: list[SessionContext]
-    next_cursor: str | None
-
-
-class VerdictAnswer(Answer):
-    """The verdict for one voucher; docs/errors.md lists the codes."""
-
-    valid: bool
-    verdict: Literal["accepted", "replayed", "rejected"]
-    code: str | None = None
-    error: str | None = None
-    detail: str | None = None
-    amount_paid: str | None = None
-    receipt: Receipt | None = None
-    session: SessionContext | None = None
-    voucher: dict[str, Any] | None = None
-
-
-class Verdicts(Answer):
-    """Verdicts in the order of the request."""
-
-    results: list[VerdictAnswer]
-
-
-class VoucherRow(Answer):
-    """An accepted voucher with all that is needed to verify it offline."""
-
-    position: int
-    time: str
-    recorded_at: str
-    raw_voucher: str
-    signature: str
-    signer: str
-    signature_type: Literal["ed25519"]
-    amount_paid: str = _amount()
-    cumulative_amount: str = _amount("30000")
-    required: str = _amount()
-    sequence: int
-    meter: str | None
-    usage: str | None
-    charge: dict[str, Any] | None
-    price_version: int
-    event_hash: str
-    voucher: dict[str, Any]
-
-
-class VoucherPage(Answer):
-    """A page of the voucher history."""
-
-    vouchers: list[VoucherRow]
-    next_cursor: int | None
-
-
-class RejectionCount(Answer):
-    """How often vouchers were refused for one reason."""
-
-    code: str
-    count: int
-    last_at: str
-
-
-class RecentRejection(Answer):
-    """A refused voucher."""
-
-    code: str
-    error: str
-    time: str
-    raw_voucher: str
-
-
-class Rejections(Answer):
-    """Refused vouchers."""
-
-    counts: list[RejectionCount]
-    recent: list[RecentRejection]
-
-
-class AttemptAnswer(Answer):
-    """One signed transaction."""
-
-    number: int
-    signature: str
-    last_valid_block_height: int
-    state: Literal["signed", "in_flight", "finalized", "failed", "expired"]
-
-
-class SettlementAnswer(Answer):
-    """A settlement in full."""
-
-    settlement_id: str
-    channel_id: str
-    status: Status
-    amount: str = _amount("30000")
-    signature: str | None
-    slot: int | None
-    confirmation_status: Literal["processed", "confirmed", "finalized"] | None
-    source: str | None
-    destination: str | None
-    authority: str | None
-    attempts: list[AttemptAnswer]
-    failure: Failure | None
-    retry_at: str | None
-    explorer_url: str | None
-
-
-class EventAnswer(Answer):
-    """One event; `payload` is exactly the bytes that were hashed."""
-
-    cursor: str
-    stream: Literal["session", "seller"]
-    channel_id: str | None
-    position: int
-    type: str
-    schema_version: int
-    recorded_at: str
-    prev_hash: str
-    hash: str
-    payload: dict[str, Any]
-
-
-class EventPage(Answer):
-    """A page of the feed; `next` is what to pass as `after`."""
-
-    events: list[EventAnswer]
-    next: str
-
-
-class Health(Answer):
-    """How the process fares."""
-
-    status: str
-    database: str | None = None
-    rpc: str | None = None
-
 
 _VOUCHER_EXAMPLE = {
     "voucher": {
@@ -277,23 +46,24 @@ def _json_answer(model: type[BaseModel], description: str) -> dict[str, Any]:
     return {"model": model, "description": description}
 
 
-CHALLENGE: dict[str, Any] = {"description": "The challenge to answer 402 with."}
-SELLER: dict[str, Any] = {"description": "The seller, its current prices and its keys' names."}
-NEW_SELLER: dict[str, Any] = {"description": "The seller, with an API key that is shown this once."}
-VERDICT = _json_answer(VerdictAnswer, "The verdict; an accepted voucher is durable.")
-BATCH_VERDICTS = _json_answer(Verdicts, "A verdict for each voucher, in order.")
-SESSION = _json_answer(SessionContext, "The session context.")
-SESSIONS = _json_answer(SessionPage, "A page of session contexts.")
-VOUCHERS = _json_answer(VoucherPage, "A page of accepted vouchers.")
-REJECTIONS = _json_answer(Rejections, "Refused vouchers, counted and recent.")
-CLOSED = _json_answer(Closed, "The session and its one settlement.")
-SETTLEMENT = _json_answer(SettlementAnswer, "The settlement.")
-EVENTS = _json_answer(EventPage, "A page of the feed.")
+CHALLENGE = _json_answer(answers.ChallengeAnswer, "The challenge to answer 402 with.")
+SELLER = _json_answer(answers.SellerAnswer, "The seller, its current prices, its keys' names.")
+SELLERS = _json_answer(answers.SellerList, "All sellers.")
+NEW_SELLER = _json_answer(answers.NewKeyAnswer, "The seller, with a key that is shown this once.")
+VERDICT = _json_answer(answers.VerdictAnswer, "The verdict; an accepted voucher is durable.")
+BATCH_VERDICTS = _json_answer(answers.Verdicts, "A verdict for each voucher, in order.")
+SESSION = _json_answer(answers.SessionContext, "The session context.")
+SESSIONS = _json_answer(answers.SessionPage, "A page of session contexts.")
+VOUCHERS = _json_answer(answers.VoucherPage, "A page of accepted vouchers.")
+REJECTIONS = _json_answer(answers.Rejections, "Refused vouchers, counted and recent.")
+CLOSED = _json_answer(answers.Closed, "The session and its one settlement.")
+SETTLEMENT = _json_answer(answers.SettlementAnswer, "The settlement.")
+EVENTS = _json_answer(answers.EventPage, "A page of the feed.")
 EVENT_STREAM: dict[str, Any] = {
     "description": "The feed as server-sent events.",
     "content": {"text/event-stream": {"schema": {"type": "string"}}},
 }
-HEALTH = _json_answer(Health, "The state.")
+HEALTH = _json_answer(answers.Health, "The state.")
 
 
 def json_body(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
@@ -319,8 +89,7 @@ _SIGNED: dict[str, Any] = {
     },
     "examples": [_VOUCHER_EXAMPLE],
 }
-VOUCHER_REQUEST: dict[str, Any] = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": _SIGNED}}},
+IDEMPOTENT: dict[str, Any] = {
     "parameters": [
         {
             "in": "header",
@@ -330,6 +99,12 @@ VOUCHER_REQUEST: dict[str, Any] = {
             "description": "A retry under the same key gives the first answer, byte for byte.",
         }
     ],
+}
+"""The header of routes that answer a retry with the first answer."""
+
+VOUCHER_REQUEST: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": _SIGNED}}},
+    **IDEMPOTENT,
 }
 BATCH_REQUEST: dict[str, Any] = {
     "requestBody": {
@@ -351,7 +126,7 @@ BATCH_REQUEST: dict[str, Any] = {
             }
         },
     },
-    "parameters": VOUCHER_REQUEST["parameters"],
+    **IDEMPOTENT,
 }
 
 
@@ -368,6 +143,7 @@ def install(app: FastAPI) -> None:
                 schemas |= schema.pop("$defs", {})
                 schemas[model.__name__] = schema
             _without_default_422(document)
+            _complete(document)
         assert app.openapi_schema is not None
         return app.openapi_schema
 
@@ -383,3 +159,25 @@ def _without_default_422(document: dict[str, Any]) -> None:
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
+
+
+def _complete(document: dict[str, Any]) -> None:
+    """Who may call each operation, that bodies have a largest size, and writers may collide."""
+    document["components"]["securitySchemes"] = {
+        name: {"type": "http", "scheme": "bearer", "description": description}
+        for name, description in (
+            ("sellerKey", "A seller's API key."),
+            ("adminToken", "The operators' token, ADMIN_TOKEN."),
+        )
+    }
+    for path, operations in document["paths"].items():
+        scheme = "adminToken" if path.startswith("/v1/sellers") else "sellerKey"
+        for method, operation in operations.items():
+            answers_of = operation["responses"]
+            if "401" in answers_of:
+                operation["security"] = [{scheme: []}]
+            if "requestBody" in operation:
+                answers_of["413"] = BODY_TOO_LARGE
+            if method != "get":
+                busy = answers_of["503"]["content"]["application/problem+json"]["examples"]
+                busy[WrongPosition.code] = example_of(WrongPosition)

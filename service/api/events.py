@@ -38,7 +38,11 @@ async def list_events(
     return Response(text, media_type="application/json")
 
 
-@router.get("/v1/events/stream", responses={200: EVENT_STREAM, **responses(Unauthorized)})
+@router.get(
+    "/v1/events/stream",
+    response_class=StreamingResponse,
+    responses={200: EVENT_STREAM, **responses(Unauthorized)},
+)
 async def stream_events(
     request: Request,
     services: ServicesOf,

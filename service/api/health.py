@@ -5,6 +5,7 @@ import json
 from typing import Any, Final
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.api.dependencies import ServicesOf
@@ -38,7 +39,7 @@ async def ready(services: ServicesOf) -> Response:
     return _json(body, 200 if body["database"] == "ok" else 503)
 
 
-@router.get("/metrics", include_in_schema=True)
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(services: ServicesOf) -> Response:
     """Prometheus metrics of this process."""
     return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)

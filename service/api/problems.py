@@ -43,6 +43,7 @@ STATUS: Final[Mapping[type[LedgerError], int]] = {
     LedgerError: 500,
 }
 RETRY_AFTER_SECONDS: Final = 1
+_ROUTES_HINT: Final = "See /docs for the routes."
 _TITLES: Final = {
     400: "Bad request",
     401: "Unauthorized",
@@ -104,31 +105,47 @@ def responses(*classes: type[LedgerError]) -> dict[int | str, dict[str, Any]]:
     grouped: dict[int, list[type[LedgerError]]] = {}
     for cls in dict.fromkeys((*always, *classes)):
         grouped.setdefault(status_of(cls), []).append(cls)
-    return {status: _response(status, members) for status, members in sorted(grouped.items())}
-
-
-def _response(status: int, members: Sequence[type[LedgerError]]) -> dict[str, Any]:
-    examples = {
-        cls.code: {
-            "summary": (cls.__doc__ or "").strip().split("\n")[0],
-            "value": {
-                "type": f"urn:session-ledger:problem:{cls.code}",
-                "title": _TITLES[status],
-                "status": status,
-                "detail": (cls.__doc__ or "").strip().split("\n")[0],
-                "code": cls.code,
-                "retryable": cls.retryable,
-                "hint": cls.hint,
-                "requestId": "req_4b1f0c7a",
-            },
-        }
-        for cls in members
+    return {
+        status: _documented({cls.code: example_of(cls) for cls in members})
+        for status, members in sorted(grouped.items())
     }
+
+
+def example_of(cls: type[LedgerError]) -> dict[str, Any]:
+    """One problem as OpenAPI shows it."""
+    summary = (cls.__doc__ or "").strip().split("\n")[0]
+    return _example(status_of(cls), cls.code, summary, cls.hint, retryable=cls.retryable)
+
+
+def _documented(examples: Mapping[str, Any]) -> dict[str, Any]:
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
-        "description": "; ".join(cls.code for cls in members),
-        "content": {"application/problem+json": {"schema": schema, "examples": examples}},
+        "description": "; ".join(examples),
+        "content": {"application/problem+json": {"schema": schema, "examples": dict(examples)}},
     }
+
+
+def _example(
+    status: int, code: str, summary: str, hint: str, *, retryable: bool = False
+) -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "value": {
+            "type": f"urn:session-ledger:problem:{code}",
+            "title": _TITLES[status],
+            "status": status,
+            "detail": summary,
+            "code": code,
+            "retryable": retryable,
+            "hint": hint,
+            "requestId": "req_4b1f0c7a",
+        },
+    }
+
+
+BODY_TOO_LARGE: Final = _documented(
+    {"body_too_large": _example(413, "body_too_large", "The body is too large.", _ROUTES_HINT)}
+)
 
 
 def request_id_of(request: Request) -> str:
@@ -161,7 +178,7 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
             error.status_code,
             codes.get(error.status_code, "http_error"),
             str(error.detail),
-            hint="See /docs for the routes.",
+            hint=_ROUTES_HINT,
         )
         if error.status_code == 405:  # noqa: PLR2004
             answer.headers["Allow"] = ", ".join(_methods_of(routers, request))

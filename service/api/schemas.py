@@ -13,6 +13,7 @@ from service.domain.limits import (
     CHANNEL_ID_CHARS_MAX,
     NAME_CHARS_MAX,
     SAFE_INTEGER_MAX,
+    UNIX_SECONDS_MAX,
 )
 from service.domain.terms import Limits
 from service.domain.units import parse_amount
@@ -94,7 +95,7 @@ class NewSessionBody(Body):
     session_pubkey: str
     deposit: str = Field(pattern=AMOUNT_PATTERN, examples=_AMOUNT_EXAMPLE)
     valid_until: int | None = Field(
-        default=None, ge=0, le=SAFE_INTEGER_MAX // 1_000, description="Unix seconds."
+        default=None, ge=0, le=UNIX_SECONDS_MAX, description="Unix seconds."
     )
     limits: LimitsBody | None = None
     grant_id: str | None = Field(default=None, min_length=1, max_length=NAME_CHARS_MAX)

@@ -12,7 +12,7 @@ from service.api.dependencies import (
     ServicesOf,
     body_as,
 )
-from service.api.documentation import CHALLENGE, NEW_SELLER, SELLER, json_body
+from service.api.documentation import CHALLENGE, NEW_SELLER, SELLER, SELLERS, json_body
 from service.api.problems import responses
 from service.api.rendering import seller_json
 from service.api.schemas import NewKeyBody, NewSellerBody, PriceBookBody
@@ -67,10 +67,10 @@ async def register_seller(request: Request, services: ServicesOf) -> Response:
 
 
 @router.get(
-    "/v1/sellers", dependencies=[Operator], responses={200: SELLER, **responses(Unauthorized)}
+    "/v1/sellers", dependencies=[Operator], responses={200: SELLERS, **responses(Unauthorized)}
 )
 async def list_sellers(services: ServicesOf) -> Response:
-    """All sellers."""
+    """All sellers, by name."""
     found = [
         seller_json((await services.directory.seller(seller_id)).seller)
         for seller_id in await services.queries.seller_ids()
@@ -84,7 +84,7 @@ async def list_sellers(services: ServicesOf) -> Response:
     responses={200: SELLER, **responses(Unauthorized, SellerNotFound)},
 )
 async def show_seller(services: ServicesOf, sellerId: SellerId) -> Response:  # noqa: N803
-    """One seller."""
+    """One seller, with its current prices."""
     return _json(seller_json((await services.directory.seller(sellerId)).seller))
 
 

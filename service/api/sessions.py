@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from service.api.dependencies import (
+    IDEMPOTENCY_HEADER,
     CallingSeller,
     ChannelId,
     ServicesOf,
@@ -18,6 +19,7 @@ from service.api.dependencies import (
 )
 from service.api.documentation import (
     CLOSED,
+    IDEMPOTENT,
     REJECTIONS,
     SESSION,
     SESSIONS,
@@ -68,20 +70,18 @@ _WAIT_POLL_SECONDS = 0.1
     "/v1/sessions",
     status_code=201,
     responses={201: SESSION, **responses(Unauthorized, SessionExists, IdempotencyKeyReused)},
-    openapi_extra=json_body(NewSessionBody),
+    openapi_extra={**json_body(NewSessionBody), **IDEMPOTENT},
 )
 async def register(request: Request, services: ServicesOf, terms: CallingSeller) -> Response:
     """Register a channel before its first voucher. The same terms again change nothing."""
 
     async def produce() -> Response:
         body = await body_as(NewSessionBody, request)
-        if body.channel_id is not None and not body.channel_id.isprintable():
-            raise InvalidRequest("channelId must hold printable characters only")
+        _storable(body.channel_id, "channelId")
         source = _optional_pubkey(body.source_token_account, "sourceTokenAccount")
         swig = _optional_pubkey(body.swig_address, "swigAddress")
-        default = terms.session_terms(
-            body.channel_id or str(uuid.uuid4()), parse_pubkey(body.payer, "payer")
-        )
+        channel_id = body.channel_id or _new_channel_id(request, terms.seller_id)
+        default = terms.session_terms(channel_id, parse_pubkey(body.payer, "payer"))
         opened = await register_session(
             services.ledger,
             replace(
@@ -206,7 +206,7 @@ async def remove_session(
         202: CLOSED,
         **responses(Unauthorized, SessionNotFound, FundingSourceUnknown, IdempotencyKeyReused),
     },
-    openapi_extra=json_body(CloseBody, required=False),
+    openapi_extra={**json_body(CloseBody, required=False), **IDEMPOTENT},
 )
 async def close(
     request: Request,
@@ -225,11 +225,21 @@ async def close(
 
     async def produce() -> Response:
         body = await body_as(CloseBody, request, optional=True)
+        source = _optional_pubkey(body.source_token_account, "sourceTokenAccount")
+        if source is not None:
+            await observe_funding(
+                services.ledger,
+                services.chain,
+                stream,
+                services.settlement_terms.authority,
+                services.clock.now(),
+                source=source,
+            )
         closed = await close_session(
             services.ledger,
             stream,
             services.settlement_terms,
-            source=_optional_pubkey(body.source_token_account, "sourceTokenAccount"),
+            source=source,
             by=terms.seller_id,
             now=services.clock.now(),
         )
@@ -329,6 +339,13 @@ async def _rejections(services: Services, seller_id: str, channel_id: str) -> Re
             ],
         }
     )
+
+
+def _new_channel_id(request: Request, seller_id: str) -> str:
+    """A fresh id; the same one for duplicates under one Idempotency-Key, or each would open one."""
+    key = request.headers.get(IDEMPOTENCY_HEADER)
+    fresh = uuid.uuid4() if key is None else uuid.uuid5(uuid.NAMESPACE_OID, f"{seller_id} {key}")
+    return str(fresh)
 
 
 def _optional_pubkey(value: str | None, field: str) -> str | None:

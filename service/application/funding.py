@@ -10,9 +10,10 @@ from service.application.commit import Ledger
 from service.application.streams import Stream
 from service.domain.errors import ChainUnavailable
 from service.domain.events import FundingObserved, SessionEvent
+from service.domain.onchain import TokenAccount
 from service.domain.session import Funding, Session
 from service.domain.units import AtomicUsdc, UnixMillis
-from service.ports import Chain, TokenAccount
+from service.ports import Chain
 
 
 async def observe_funding(

@@ -7,7 +7,7 @@ dies anywhere is continued by any other.
 
 import asyncio
 import hashlib
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar, assert_never
 
@@ -40,7 +40,7 @@ from service.domain.settlement_steps import (
     next_step,
 )
 from service.domain.units import UnixMillis
-from service.ports import Authority, Chain, Clock, Ledger, Signer
+from service.ports import Authority, Chain, Clock, Cluster, Ledger, Signer
 from session_ledger.encoding import base58_encode
 
 T = TypeVar("T")
@@ -69,7 +69,8 @@ class Keys:
 class SettleSession:
     """Settles sessions. Safe to run in several processes at once, on the same session too.
 
-    `cluster_id` names the database cluster (system and timeline), as recorded with each attempt.
+    `cluster` says which database cluster answers and which is trusted (rule R4); the name of the
+    first is recorded with each attempt.
     """
 
     def __init__(
@@ -80,14 +81,14 @@ class SettleSession:
         keys: Keys,
         clock: Clock,
         policy: SettlementPolicy,
-        cluster_id: str,
+        cluster: Callable[[], Awaitable[Cluster]],
     ) -> None:
         self._ledger = ledger
         self._chain = chain
         self._keys = keys
         self._clock = clock
         self._policy = policy
-        self._cluster_id = cluster_id
+        self._cluster = cluster
         self._sent_at: dict[str, UnixMillis] = {}
 
     async def advance(self, stream_id: str) -> UnixMillis | None:
@@ -162,6 +163,7 @@ class SettleSession:
 
     async def _accounts(self, order: TransferOrder) -> Accounts:
         fee_payer = self._keys.fee_payer.pubkey
+        cluster = await self._cluster()
         accounts = Accounts(
             chain_id=chain_id_of(await self._chain.genesis_hash()),
             authority=self._keys.authority.pubkey,
@@ -169,6 +171,7 @@ class SettleSession:
             fee_payer_lamports=await self._chain.lamports(fee_payer),
             source=await self._keys.authority.source_finding(order),
             destination=await self._chain.token_account(order.destination, "confirmed"),
+            database_trusted=cluster.current == cluster.trusted,
         )
         runway = accounts.fee_payer_lamports // fee_of(replace(order, fee_payer=fee_payer))
         if runway < self._policy.fee_payer_runway:
@@ -191,7 +194,7 @@ class SettleSession:
             message_hash=hashlib.sha256(unsigned.message).digest(),
             blockhash=blockhash,
             fee=fee_of(order),
-            cluster_id=self._cluster_id,
+            cluster_id=(await self._cluster()).current,
             simulation=await self._chain.simulate(transaction),
         )
 

@@ -196,7 +196,10 @@ class _Batch:
             session,
             voucher,
             item.price,
-            terms.session_terms(voucher.channel_id, voucher.payer),
+            # Terms are wanted for a channel that is not known; building them for nothing costs.
+            terms.session_terms(voucher.channel_id, voucher.payer)
+            if session is None
+            else session.terms,
             charge=item.charge,
             now=self._now,
         )

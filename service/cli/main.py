@@ -1,4 +1,4 @@
-"""The commands that run things: serve, migrate, worker, devchain."""
+"""The index of commands, and those that run things: serve, migrate, worker, devchain."""
 
 import asyncio
 import signal
@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 from solders.pubkey import Pubkey
 
 from service import migrations
 from service.bootstrap import ConfigurationError, required_database, running_services
+from service.cli import sellers, settlements
+from service.cli.connection import load_settings
+from service.cli.doctor import doctor
 from service.cli.output import AsJson, fail, show
-from service.config import Settings
+from service.cli.replay import replay
 from service.domain.errors import LedgerError
 from service.local.chain import LocalChain, LocalChainError, LocalChainSettings, run_forever
 from service.local.lifeline import end_with_parent
@@ -55,7 +57,7 @@ def serve(
     as_json: AsJson = False,
 ) -> None:
     """Run the service. Without DATABASE_URL and SOLANA_RPC_URL everything it needs runs with it."""
-    settings = _settings(**({} if data_dir is None else {"data_dir": data_dir}))
+    settings = load_settings(**({} if data_dir is None else {"data_dir": data_dir}))
     options = ServeOptions(host, port, workers, local_chain, chain_port, tuple(program or ()))
 
     def ready(facts: Any) -> None:
@@ -72,7 +74,7 @@ def serve(
 def migrate(as_json: AsJson = False) -> None:
     """Bring the database of DATABASE_URL to the newest schema."""
     try:
-        migrations.upgrade(required_database(_settings()))
+        migrations.upgrade(required_database(load_settings()))
     except (ConfigurationError, OSError) as error:
         fail(str(error), as_json=as_json)
     show({"status": "migrated", "revision": migrations.newest_revision()}, as_json=as_json)
@@ -81,7 +83,7 @@ def migrate(as_json: AsJson = False) -> None:
 @app.command()
 def worker(as_json: AsJson = False) -> None:
     """Settle closed sessions, until SIGINT or SIGTERM. Several may run."""
-    settings = _settings()
+    settings = load_settings()
     end_with_parent()
 
     async def run() -> None:
@@ -144,16 +146,10 @@ def _programs(options: Sequence[str]) -> dict[Pubkey, Path]:
     return programs
 
 
-def _settings(**given: Any) -> Settings:
-    """The settings of this process, with a readable message when one is wrong."""
-    try:
-        settings = Settings(**given)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        fail(f"{name}: {first['msg']}")
-    configure_logging(settings.log_level, settings.log_format)
-    return settings
+app.command()(replay)
+app.command()(doctor)
+app.add_typer(sellers.app)
+app.add_typer(settlements.app)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
@@ -26,7 +27,7 @@ def show(facts: Mapping[str, Any], *, as_json: bool) -> None:
         return
     for name, value in facts.items():
         text = json.dumps(value, indent=2) if isinstance(value, dict | list) else str(value)
-        console.print(f"[bold]{name}[/bold]  {text}", soft_wrap=True)
+        console.print(Text.assemble((name, "bold"), f"  {_safe(text)}"), soft_wrap=True)
 
 
 def show_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
@@ -34,9 +35,11 @@ def show_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_j
     if as_json:
         sys.stdout.write(json.dumps(list(rows)) + "\n")
         return
-    table = Table(*columns)
+    table = Table(box=None)
+    for number, column in enumerate(columns):  # an id is copied, so it stays whole
+        table.add_column(column, no_wrap=number == 0, overflow="fold")
     for row in rows:
-        table.add_row(*(str(row.get(column, "")) for column in columns))
+        table.add_row(*(Text(_safe(str(row.get(column, "")))) for column in columns))
     console.print(table)
 
 
@@ -45,5 +48,12 @@ def fail(message: str, *, as_json: bool = False, **facts: Any) -> NoReturn:
     if as_json:
         sys.stdout.write(json.dumps({"error": message, **facts}) + "\n")
     else:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/red] {message}", soft_wrap=True)
+        Console(stderr=True, highlight=False).print(
+            Text.assemble(("error:", "red"), f" {_safe(message)}"), soft_wrap=True
+        )
     raise typer.Exit(FAILED)
+
+
+def _safe(text: str) -> str:
+    """Strangers' strings are shown too: nothing in them may steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)

@@ -51,7 +51,10 @@ class SettlementPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """What the accounts of a settlement show, and which keys this process holds."""
+    """What the accounts of a settlement show, and which keys this process holds.
+
+    `database_trusted` is false after a failover or a restore, until an operator says otherwise.
+    """
 
     chain_id: str
     authority: str
@@ -59,6 +62,7 @@ class Accounts:
     fee_payer_lamports: Lamports
     source: Finding | None
     destination: TokenAccount | None
+    database_trusted: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,6 +198,9 @@ def _intended(case: _Case) -> Step:
         return ReadAccounts(order_of(settlement, case.policy))
     if finding := obstacle(settlement, accounts, case.policy):
         return case.park(finding)
+    if not accounts.database_trusted:
+        # R4: an attempt that this log has forgotten may have landed. Nothing is signed.
+        return case.wait("database_was_replaced")
     if draft is None:
         create = accounts.destination is None
         return SignDraft(order_of(settlement, case.policy, accounts.fee_payer, create=create))

@@ -305,3 +305,16 @@ async def test_a_seller_stream_is_found_by_its_key(log: Log) -> None:
     held = await log.ledger.read(seller_stream(seller.seller_id))
     assert held is not None
     assert held.state == seller
+
+
+async def test_the_first_cluster_is_trusted_and_another_one_is_not_until_somebody_says_so(
+    log: Log,
+) -> None:
+    first = await log.queries.cluster()
+    assert first.current == first.trusted
+    await log.store.fetch(
+        sa.text("UPDATE deployment SET cluster_id = 'before the restore' RETURNING 1")
+    )
+    restored = await log.queries.cluster()
+    assert (restored.current, restored.trusted) == (first.current, "before the restore")
+    assert await log.queries.trust_cluster() == first

@@ -49,7 +49,7 @@ from service.domain.settlement_steps import (
     SignDraft,
     Wait,
 )
-from service.domain.units import Lamports
+from service.domain.units import Lamports, UnixMillis
 
 # --- terminal and parked --------------------------------------------------------------------
 
@@ -110,6 +110,12 @@ def test_intended_reads_accounts_then_signs_then_records_the_attempt() -> None:
     assert step(INTENDED, accounts=GOOD) == SignDraft(ORDER)
     event = recorded(INTENDED, accounts=GOOD, draft=draft())
     assert event == signed()
+
+
+def test_on_another_database_cluster_nothing_new_is_signed() -> None:
+    """R4: a restored log may have forgotten an attempt that landed."""
+    waiting = step(INTENDED, accounts=replace(GOOD, database_trusted=False))
+    assert waiting == Wait(UnixMillis(NOW + POLICY.backoff_min_millis), "database_was_replaced")
 
 
 OBSTACLES = [

@@ -21,7 +21,14 @@ from service.adapters.postgres.tables import (
 from service.domain.errors import InvalidRequest
 from service.domain.limits import RECENT_REJECTIONS_MAX
 from service.domain.units import AtomicUsdc, StreamPosition, UnixMillis
-from service.ports import LoggedEvent, OpenSettlement, Rejection, RejectionCount, SessionRow
+from service.ports import (
+    Cluster,
+    LoggedEvent,
+    OpenSettlement,
+    Rejection,
+    RejectionCount,
+    SessionRow,
+)
 
 _NUMBER: Final = re.compile(r"[0-9]{1,18}\Z", re.ASCII)
 _TERMINAL: Final = ("settled", "failed", "abandoned")
@@ -35,6 +42,18 @@ UPDATE settlements
     ORDER BY intended_at LIMIT :limit FOR UPDATE SKIP LOCKED)
 RETURNING stream_id
 """).bindparams(sa.bindparam("holder", type_=sa.Uuid))
+
+
+# The system identifier survives a physical restore; the timeline does not, nor a promotion.
+_CLUSTER: Final = sa.text("""
+SELECT system_identifier::text || '/' || timeline_id::text AS current, d.cluster_id AS trusted
+  FROM deployment d, pg_control_system(), pg_control_checkpoint()
+""")
+_TRUST_CLUSTER: Final = sa.text("""
+UPDATE deployment d SET cluster_id = system_identifier::text || '/' || timeline_id::text
+  FROM pg_control_system(), pg_control_checkpoint()
+RETURNING d.cluster_id AS current, d.cluster_id AS trusted
+""")
 
 
 class PostgresQueries:
@@ -198,13 +217,17 @@ class PostgresQueries:
         rows = await self._fetch(sa.select(deployment.c.nonce_key))
         return bytes(rows[0].nonce_key)
 
-    async def cluster_id(self) -> str:
+    async def cluster(self) -> Cluster:
         """See `Queries`."""
-        query = sa.text(
-            "SELECT system_identifier::text || '/' || timeline_id::text AS id"
-            " FROM pg_control_system(), pg_control_checkpoint()"
-        )
-        return str((await self._fetch(query))[0].id)
+        rows = await self._fetch(_CLUSTER)
+        if rows[0].trusted is None:
+            return await self.trust_cluster()
+        return Cluster(rows[0].current, rows[0].trusted)
+
+    async def trust_cluster(self) -> Cluster:
+        """See `Queries`."""
+        rows = await self._fetch(_TRUST_CLUSTER)
+        return Cluster(rows[0].current, rows[0].trusted)
 
     async def bind_chain(self, chain_id: str) -> str:
         """See `Queries`."""

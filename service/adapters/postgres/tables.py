@@ -189,6 +189,7 @@ deployment = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("nonce_key", sa.LargeBinary, nullable=False),
     sa.Column("chain_id", sa.Text),
+    sa.Column("cluster_id", sa.Text),
     sa.CheckConstraint("id = 1", name="one_row"),
 )
 

@@ -1,4 +1,4 @@
-"""What the use cases need from outside, as protocols. Adapters satisfy them structurally.
+"""What the use cases need of the log, as protocols. Adapters satisfy them structurally.
 
 Each method says whether its effect is durable on return and whether it is safe to repeat.
 """
@@ -9,26 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
-from service.domain.errors import Unavailable
 from service.domain.events import SessionEvent
-from service.domain.failures import Finding
 from service.domain.log import EventRow
-from service.domain.onchain import (
-    ChainHeights,
-    Commitment,
-    FinalizedTransaction,
-    LatestBlockhash,
-    Mint,
-    SignatureStatus,
-    Simulation,
-    TokenAccount,
-    TransferOrder,
-    UnsignedTransaction,
-)
 from service.domain.session import Session
-from service.domain.units import AtomicUsdc, Lamports, StreamPosition, UnixMillis
-
-# --- the log --------------------------------------------------------------------------------
+from service.domain.units import AtomicUsdc, StreamPosition, UnixMillis
 
 StreamKind = Literal["session", "seller"]
 
@@ -196,6 +180,17 @@ class OpenSettlement:
     intended_at: UnixMillis
 
 
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The database cluster and timeline that answers now, and the one that is trusted.
+
+    Another one means a failover or a restore: the log may have forgotten attempts that were sent.
+    """
+
+    current: str
+    trusted: str
+
+
 class Queries(Protocol):
     """Reads that find things. Every method raises `DatabaseUnavailable` when it cannot."""
 
@@ -227,8 +222,12 @@ class Queries(Protocol):
 
     async def nonce_key(self) -> bytes: ...
 
-    async def cluster_id(self) -> str:
-        """The database cluster and its timeline: another one means a failover or a restore."""
+    async def cluster(self) -> Cluster:
+        """Which cluster answers and which is trusted; the first one ever seen is."""
+        ...
+
+    async def trust_cluster(self) -> Cluster:
+        """Trust the cluster that answers now: an operator has compared the log with the chain."""
         ...
 
     async def bind_chain(self, chain_id: str) -> str:
@@ -294,100 +293,3 @@ class ReplayStore(Protocol):
         ...
 
     def locked(self, stream_id: str) -> AbstractAsyncContextManager[LockedStream]: ...
-
-
-# --- the chain ------------------------------------------------------------------------------
-
-
-class Chain(Protocol):
-    """One Solana cluster. Every method raises `ChainUnavailable` when no provider answers usefully.
-
-    Everything but `send` only reads. `send` may be repeated with the same bytes.
-    """
-
-    @property
-    def name(self) -> str:
-        """Who answers, for records and logs; without credentials."""
-        ...
-
-    async def genesis_hash(self) -> str: ...
-
-    async def latest_blockhash(self) -> LatestBlockhash:
-        """A blockhash at `confirmed`, with the view of the chain it belongs to."""
-        ...
-
-    async def token_account(self, address: str, commitment: Commitment) -> TokenAccount | None:
-        """`None` when there is no initialized token account, whatever else is at the address."""
-        ...
-
-    async def mint(self, address: str) -> Mint | None:
-        """`None` when there is no initialized mint at the address."""
-        ...
-
-    async def lamports(self, address: str) -> Lamports: ...
-
-    async def simulate(self, transaction: bytes) -> Simulation: ...
-
-    async def send(self, transaction: bytes) -> str:
-        """Hand the bytes to the cluster; gives a short result code, never evidence of anything."""
-        ...
-
-    async def signature_status(self, signature: str) -> SignatureStatus:
-        """The status with the transaction history searched."""
-        ...
-
-    async def heights(self) -> ChainHeights: ...
-
-    async def finalized_transaction(self, signature: str) -> FinalizedTransaction | None: ...
-
-
-class Authority(Protocol):
-    """How money leaves the payer's account: by SPL delegation, or another way."""
-
-    @property
-    def pubkey(self) -> str:
-        """The key that signs for the payer's account."""
-        ...
-
-    async def source_finding(self, order: TransferOrder) -> Finding | None:
-        """What keeps the order from being paid out of its source now; `None` when nothing does.
-
-        Raises:
-            ChainUnavailable: the accounts cannot be read.
-        """
-        ...
-
-    def unsigned(self, order: TransferOrder, blockhash: str) -> UnsignedTransaction:
-        """The transaction of exactly this order, without signatures. Pure.
-
-        Raises:
-            Corrupt: the order names an address that is none.
-        """
-        ...
-
-
-class SignerUnavailable(Unavailable):
-    """The key's home does not sign at the moment."""
-
-    code = "signer_unavailable"
-
-
-class Signer(Protocol):
-    """A key that signs; where it lives is the adapter's business."""
-
-    @property
-    def pubkey(self) -> str: ...
-
-    async def sign(self, message: bytes) -> bytes:
-        """A 64-byte Ed25519 signature of `message`.
-
-        Raises:
-            SignerUnavailable: no valid signature came back.
-        """
-        ...
-
-
-class Clock(Protocol):
-    """The time of day. It decides nothing about money: only block heights do."""
-
-    def now(self) -> UnixMillis: ...

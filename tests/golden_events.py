@@ -1,0 +1,166 @@
+"""One sample of every event type, and the script that wrote the golden files from them.
+
+`python -m tests.golden_events` writes a file for each (type, version) that has none and touches no
+other: a golden file is what old databases hold, and is never made again.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from service.domain import events as e
+from service.domain.log import SCHEMA_VERSIONS, EventRow, chain, type_name
+from service.domain.terms import Limits, Terms
+from service.domain.units import (
+    AtomicUsdc,
+    BlockHeight,
+    Lamports,
+    Slot,
+    StreamPosition,
+    UnixMillis,
+)
+
+DIRECTORY: Final = Path(__file__).parent / "vectors" / "events"
+STREAM_ID: Final = "session/slr_1/channel \u00e9 \u20ac \U0001f600"
+POSITION: Final = 41
+PREV_HASH: Final = bytes(range(32))
+
+_AT: Final = UnixMillis(1_763_700_000_123)
+_SETTLEMENT: Final = "stl_1"
+_LIMITS: Final = Limits(AtomicUsdc(2**64 - 1), None, 1_000)
+
+_SAMPLES: Final[tuple[e.Event, ...]] = (
+    e.SessionOpened(
+        _AT,
+        Terms(
+            channel_id='channel "\u00e9" \\ \u20ac \U0001f600',
+            seller_id="slr_1",
+            payer="payer",
+            recipient="recipient",
+            network="localnet",
+            mint="mint",
+            decimals=6,
+            session_pubkey="key",
+            deposit=AtomicUsdc(2**64 - 1),
+            source_token_account="source",
+            swig_address="swig",
+            valid_until=1_800_000_000,
+            limits=Limits(AtomicUsdc(1), AtomicUsdc(2**64 - 1), 1_000),
+            grant_id="grt_1",
+        ),
+    ),
+    e.VoucherAccepted(
+        at=_AT,
+        cumulative_amount=AtomicUsdc(2**64 - 1),
+        increment=AtomicUsdc(10_000),
+        required=AtomicUsdc(9_999),
+        sequence=2**53 - 1,
+        signer="signer",
+        signature=bytes(range(64)),
+        voucher='{"channelId": "\u00e9", "units": 1.0}',
+        message_hash=bytes(range(32)),
+        meter="tokens",
+        usage="18446744073709551615",
+        charge={"meter": "tokens", "usage": "7"},
+        price_version=3,
+    ),
+    e.FundingObserved(_AT, "verified", "source", AtomicUsdc(25), AtomicUsdc(20), Slot(100)),
+    e.CloseRequested(_AT, "slr_1"),
+    e.SettlementIntended(
+        at=_AT,
+        settlement_id=_SETTLEMENT,
+        amount=AtomicUsdc(10),
+        voucher_hash=bytes(32),
+        voucher_signature=bytes(64),
+        source="source",
+        destination="destination",
+        recipient="recipient",
+        mint="mint",
+        decimals=6,
+        token_program="program",
+        authority_kind="delegate",
+        authority="authority",
+        guard=None,
+        chain_id="solana:chain",
+    ),
+    e.SettlementNotNeeded(_AT, _SETTLEMENT),
+    e.AttemptSigned(
+        at=_AT,
+        settlement_id=_SETTLEMENT,
+        number=1,
+        transaction=b"\x00\xff transaction",
+        signature="signature",
+        message_hash=bytes(32),
+        blockhash="blockhash",
+        last_valid_block_height=BlockHeight(250),
+        tip_height=BlockHeight(100),
+        min_context_slot=Slot(110),
+        first_available_slot=Slot(1),
+        fee=Lamports(5_060),
+        fee_payer="fee payer",
+        creates_recipient_account=True,
+        cluster_id="7/1",
+    ),
+    e.AttemptSent(_AT, _SETTLEMENT, 1, "rpc.example:443", "accepted"),
+    e.StatusSeen(_AT, _SETTLEMENT, 1, "confirmed", Slot(111)),
+    e.SettlementFinalized(_AT, _SETTLEMENT, 1, "signature", Slot(111), "-10", "10", bytes(32)),
+    e.AttemptFailed(
+        _AT, _SETTLEMENT, 1, Slot(111), "delegate_revoked", '{"InstructionError":[2]}', True
+    ),
+    e.AttemptExpired(_AT, _SETTLEMENT, 1, {"provider": "rpc", "finalizedHeight": 500}),
+    e.SettlementParked(_AT, _SETTLEMENT, "insufficient_funds", "held 1", UnixMillis(_AT + 1)),
+    e.SettlementResumed(_AT, _SETTLEMENT, "operator"),
+    e.SettlementAbandoned(_AT, _SETTLEMENT, "operator", "paid otherwise"),
+    e.SessionRemoved(_AT, "slr_1"),
+    e.SellerRegistered(
+        at=_AT,
+        seller_id="slr_1",
+        name="Seller \u00e9",
+        recipient="recipient",
+        network="localnet",
+        unknown_channels="refuse",
+        require_nonce=True,
+        shared_recipient=False,
+        limits=_LIMITS,
+    ),
+    e.PriceBookPublished(_AT, 2, {"pricePerUnit": "10000", "meters": {}}),
+    e.SellerKeyIssued(_AT, "0123456789ab", bytes(range(32)), "label"),
+    e.SellerKeyRevoked(_AT, "0123456789ab"),
+)
+SAMPLES: Final[dict[str, Any]] = {type_name(sample): sample for sample in _SAMPLES}
+"""By the plain string of the type."""
+
+
+def row_of(sample: e.Event) -> EventRow:
+    """The row under which a sample is stored."""
+    (row,) = chain(STREAM_ID, StreamPosition(POSITION), PREV_HASH, [sample])
+    return row
+
+
+def file_of(name: str, version: int) -> Path:
+    """Where a golden file lies."""
+    return DIRECTORY / f"{name}.v{version}.json"
+
+
+def write_missing() -> None:
+    """Write the golden file of every current version that has none."""
+    DIRECTORY.mkdir(parents=True, exist_ok=True)
+    for name, version in SCHEMA_VERSIONS.items():
+        path = file_of(name, version)
+        if path.exists():
+            continue
+        row = row_of(SAMPLES[name])
+        golden = {
+            "streamId": row.stream_id,
+            "position": row.position,
+            "type": row.type,
+            "schemaVersion": row.schema_version,
+            "prevHash": row.prev_hash.hex(),
+            "payload": row.payload.decode(),
+            "hash": row.hash.hex(),
+        }
+        path.write_text(json.dumps(golden, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    write_missing()
