@@ -110,6 +110,9 @@ class Metrics:
             ["verdict"],
             registry=self.registry,
         )
+        self.verdicts = {
+            kind: self.vouchers.labels(kind) for kind in ("accepted", "replayed", "rejected")
+        }
         self.requests = Counter(
             "session_ledger_requests_total",
             "Requests by status",

@@ -46,6 +46,7 @@ def create_app(settings: Settings, *, running: Running = running_services) -> Fa
     app.add_middleware(RequestEnvelope)
     routers = [module.router for module in (vouchers, sessions, sellers, events, health)]
     problems.install(app, routers)
+    app.router.routes.append(vouchers.hot_route)
     for router in routers:
         # Not include_router: its wrapper routes every request a second time.
         app.router.routes.extend(router.routes)

@@ -143,8 +143,9 @@ class Ledger:
     ) -> list[Outcome[Any]]:
         appends: list[StreamAppend] = []
         outcomes: list[Outcome[Any]] = []
+        fresh = await self._load_forgotten([change.stream for change in changes])
         for change in changes:
-            held, new = await self._decide(change)
+            held, new = await self._decide(change, fresh.get(change.stream.stream_id))
             rows = chain(change.stream.stream_id, held.position, held.hash, new)
             state = change.stream.type.fold(held.state, new) if new else held.state
             position = StreamPosition(held.position + len(rows))
@@ -160,9 +161,11 @@ class Ledger:
                 self._remember(change.stream.stream_id, held)
         return outcomes
 
-    async def _decide(self, change: Change[Any]) -> tuple[Held[Any], Sequence[Event]]:
-        held = self._recall(change.stream.stream_id)
-        if held is None:
+    async def _decide(
+        self, change: Change[Any], fresh: Held[Any] | None
+    ) -> tuple[Held[Any], Sequence[Event]]:
+        held = fresh or self._recall(change.stream.stream_id)
+        if held is None:  # forgotten again while others of this request were read
             held = await self._load(change.stream)
         try:
             new = change.decide(held.state)
@@ -185,11 +188,25 @@ class Ledger:
             raise
 
     async def _load(self, stream: Stream[Any]) -> Held[Any]:
-        held = await self.read(stream)
-        if held is None:
-            return EMPTY
-        self._remember(stream.stream_id, Held(held.state, held.position, held.hash))
-        return held
+        return (await self._load_all([stream]))[stream.stream_id]
+
+    async def _load_forgotten(self, streams: Sequence[Stream[Any]]) -> dict[str, Held[Any]]:
+        forgotten = [stream for stream in streams if stream.stream_id not in self._held]
+        return await self._load_all(forgotten) if forgotten else {}
+
+    async def _load_all(self, streams: Sequence[Stream[Any]]) -> dict[str, Held[Any]]:
+        """The streams as the database has them now, in one read."""
+        heads = await self.store.heads([stream.stream_id for stream in streams])
+        loaded: dict[str, Held[Any]] = {}
+        for stream in streams:
+            head = heads.get(stream.stream_id)
+            if head is None:
+                loaded[stream.stream_id] = EMPTY
+                continue
+            state = stream.type.load(head.projection)
+            loaded[stream.stream_id] = Held(state, head.position, head.hash, fresh=True)
+            self._remember(stream.stream_id, Held(state, head.position, head.hash))
+        return loaded
 
     def _recall(self, stream_id: str) -> Held[Any] | None:
         held = self._held.get(stream_id)

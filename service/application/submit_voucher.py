@@ -58,7 +58,11 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer for one voucher. `session` is the session after it, where it is known."""
+    """The answer for one voucher.
+
+    `session` is the session that a refused voucher met, or that the whole request left behind an
+    accepted one.
+    """
 
     kind: Literal["accepted", "replayed", "rejected"]
     submission: Submission
@@ -173,7 +177,7 @@ class _Batch:
     def _decide(self, items: Sequence[_Priced], session: Session | None) -> list[SessionEvent]:
         """Apply a channel's vouchers in order; a refused one leaves no event."""
         new: list[SessionEvent] = []
-        for item in items:
+        for number, item in enumerate(items, start=1):
             submission = self._submissions[item.index]
             try:
                 events = self._accept(item, session)
@@ -182,10 +186,9 @@ class _Batch:
                 self._verdicts[item.index] = replace(verdict, voucher=item.voucher, session=session)
                 continue
             new += events
-            session = fold(session, events)
-            self._verdicts[item.index] = Verdict(
-                "accepted", submission, item.voucher, session=session
-            )
+            if number < len(items):  # the commit folds the last one anyway
+                session = fold(session, events)
+            self._verdicts[item.index] = Verdict("accepted", submission, item.voucher)
         return new
 
     def _accept(self, item: _Priced, session: Session | None) -> list[SessionEvent]:
@@ -213,12 +216,18 @@ class _Batch:
             accepted = ((e, row) for e, row in appended if isinstance(e, VoucherAccepted))
             for item in items:
                 verdict = self._verdicts[item.index]
-                if verdict.kind == "accepted":
-                    event, row = next(accepted)
-                    receipt = _receipt(item.voucher.channel_id, row.position, row.hash, event)
-                    verdict = replace(verdict, receipt=receipt, position=row.position)
-                else:
+                if verdict.kind != "accepted":
                     verdict = replace(verdict, position=outcome.position)
+                else:
+                    event, row = next(accepted)
+                    verdict = Verdict(
+                        "accepted",
+                        verdict.submission,
+                        item.voucher,
+                        receipt=_receipt(item.voucher.channel_id, row.position, row.hash, event),
+                        session=outcome.state,
+                        position=row.position,
+                    )
                 self._verdicts[item.index] = verdict
 
     async def _find_replays(self, ledger: Ledger) -> None:

@@ -100,6 +100,10 @@ class EventStore(Protocol):
         """The stream's head from the database; `None` for a stream that does not exist."""
         ...
 
+    async def heads(self, stream_ids: Sequence[str]) -> dict[str, Head]:
+        """The heads of those streams that exist, in one read."""
+        ...
+
     async def append(self, append: Append) -> None:
         """Durable on return. Repeating after an unknown outcome is resolved inside.
 

@@ -24,33 +24,31 @@ from service.ports import StreamAppend
 if TYPE_CHECKING:
     from service.adapters.postgres.group_commit import Pending
 
-# The ordinary append in one statement, which is one transaction and one round trip: vouchers on
-# streams that exist. The heads are locked in the order of their names and compared under the lock;
-# what stands elsewhere is left out, and the caller learns it from what comes back.
+# The ordinary append in one statement, which is one transaction and one round trip: one voucher on
+# a stream that exists. The heads are locked in the order of the rows (sorted by name) and compared
+# under the lock; what stands elsewhere is left out, and the caller learns it from what comes back.
+# Every look-up goes from a row to one head by its key, so 512 rows cost 512 times one.
 _PLAIN: Final = """
-WITH wanted AS (
-  SELECT * FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::bigint[], $5::bytea[],
-                       $6::bytea[])
-      AS w (stream_id, expected, prev_hash, position, head_hash, projection)
-), held AS MATERIALIZED (
-  SELECT s.stream_id FROM streams s JOIN wanted w ON w.stream_id = s.stream_id
-   WHERE s.position = w.expected AND s.head_hash = w.prev_hash
-   ORDER BY s.stream_id FOR UPDATE OF s
+WITH held AS MATERIALIZED (
+  SELECT w.*
+    FROM unnest($1::text[], $2::bigint[], $3::text[], $4::int[], $5::bytea[], $6::bytea[],
+                $7::bytea[], $8::uuid[], $9::text[], $10::numeric[], $11::bytea[])
+         AS w (stream_id, position, type, schema_version, payload, prev_hash, hash, event_id,
+               seller_id, cumulative_amount, projection)
+   CROSS JOIN LATERAL (
+         SELECT FROM streams s
+          WHERE s.stream_id = w.stream_id AND s.position = w.position - 1
+            AND s.head_hash = w.prev_hash
+            FOR UPDATE) AS head
 ), moved AS (
-  UPDATE streams s SET position = w.position, head_hash = w.head_hash, projection = w.projection
-    FROM wanted w JOIN held ON held.stream_id = w.stream_id
-   WHERE s.stream_id = w.stream_id
-), logged AS (
-  INSERT INTO events (stream_id, position, type, schema_version, payload, prev_hash, hash,
-                      event_id, seller_id, cumulative_amount)
-  SELECT r.* FROM unnest($7::text[], $8::bigint[], $9::text[], $10::int[], $11::bytea[],
-                         $12::bytea[], $13::bytea[], $14::uuid[], $15::text[], $16::numeric[])
-                    AS r (stream_id, position, type, schema_version, payload, prev_hash, hash,
-                          event_id, seller_id, cumulative_amount)
-         JOIN held ON held.stream_id = r.stream_id
-   ORDER BY r.stream_id, r.position
+  UPDATE streams s SET position = h.position, head_hash = h.hash, projection = h.projection
+    FROM held h WHERE s.stream_id = h.stream_id
 )
-SELECT stream_id FROM held
+INSERT INTO events (stream_id, position, type, schema_version, payload, prev_hash, hash, event_id,
+                    seller_id, cumulative_amount)
+SELECT stream_id, position, type, schema_version, payload, prev_hash, hash, event_id, seller_id,
+       cumulative_amount FROM held
+RETURNING stream_id
 """
 _LOCK_HEADS: Final = """
 SELECT stream_id, position, head_hash FROM streams WHERE stream_id = ANY($1::text[])
@@ -92,10 +90,11 @@ class Verdicts:
 
 
 def is_plain(pending: "Pending") -> bool:
-    """Whether `write_plain` can write it: one stream that exists, and nothing beside it."""
+    """Whether `write_plain` can write it: one event on a stream that exists, nothing beside it."""
     streams = pending.append.streams
     return (
         len(streams) == 1
+        and len(streams[0].rows) == 1
         and streams[0].expected > 0
         and not streams[0].lookups
         and not pending.append.claims
@@ -106,17 +105,9 @@ async def write_plain(
     connection: Connection, batch: "Sequence[Pending]"
 ) -> "tuple[list[Pending], list[Pending]]":
     """Write plain appends, committed on return; gives those written and those left out."""
-    streams = [pending.append.streams[0] for pending in batch]
-    rows = await connection.fetch(
-        _PLAIN,
-        [s.stream_id for s in streams],
-        [s.expected for s in streams],
-        [s.rows[0].prev_hash for s in streams],
-        [s.rows[-1].position for s in streams],
-        [s.rows[-1].hash for s in streams],
-        [s.projection for s in streams],
-        *_event_columns(batch),
-    )
+    ordered = sorted(batch, key=lambda pending: pending.append.streams[0].stream_id)
+    projections = [pending.append.streams[0].projection for pending in ordered]
+    rows = await connection.fetch(_PLAIN, *_event_columns(ordered), projections)
     held = {row["stream_id"] for row in rows}
     written = [pending for pending in batch if not pending.streams.isdisjoint(held)]
     return written, [pending for pending in batch if pending.streams.isdisjoint(held)]
@@ -149,10 +140,7 @@ async def write(connection: Connection, batch: "Sequence[Pending]", *, in_doubt:
         return Verdicts(refused | taken, must_redo=True)
     await _insert_events(connection, accepted)
     await _update_heads(connection, accepted)
-    for pending in accepted:
-        for stream in pending.append.streams:
-            for table, values in stream.lookups:
-                await connection.execute(_upsert(table, tuple(values)), *values.values())
+    await _write_lookups(connection, accepted)
     return Verdicts(refused)
 
 
@@ -267,6 +255,18 @@ async def _update_heads(connection: Connection, accepted: "Sequence[Pending]") -
         [s.rows[-1].hash for s in old],
         [s.projection for s in old],
     )
+
+
+async def _write_lookups(connection: Connection, accepted: "Sequence[Pending]") -> None:
+    """The rows of the side tables, those of one table and form together."""
+    grouped: dict[str, list[tuple[object, ...]]] = {}
+    for pending in accepted:
+        for stream in pending.append.streams:
+            for table, values in stream.lookups:
+                statement = _upsert(table, tuple(values))
+                grouped.setdefault(statement, []).append(tuple(values.values()))
+    for statement, rows in grouped.items():
+        await connection.executemany(statement, rows)
 
 
 @cache

@@ -1,6 +1,6 @@
 """The `EventStore` port over Postgres: appends through the group commit, reads through a pool."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -43,14 +43,19 @@ class PostgresEventStore:
 
     async def head(self, stream_id: str) -> Head | None:
         """See `EventStore.head`."""
-        query = sa.select(streams.c.position, streams.c.head_hash, streams.c.projection).where(
-            streams.c.stream_id == stream_id
-        )
-        rows = await self.fetch(query)
-        if not rows:
-            return None
-        row = rows[0]
-        return Head(StreamPosition(row.position), bytes(row.head_hash), bytes(row.projection))
+        return (await self.heads([stream_id])).get(stream_id)
+
+    async def heads(self, stream_ids: Sequence[str]) -> dict[str, Head]:
+        """See `EventStore.heads`."""
+        query = sa.select(
+            streams.c.stream_id, streams.c.position, streams.c.head_hash, streams.c.projection
+        ).where(streams.c.stream_id.in_(stream_ids))
+        return {
+            row.stream_id: Head(
+                StreamPosition(row.position), bytes(row.head_hash), bytes(row.projection)
+            )
+            for row in await self.fetch(query)
+        }
 
     async def claim(self, scope: str, key: str) -> Claim | None:
         """See `EventStore.claim`."""
