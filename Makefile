@@ -41,11 +41,17 @@ campaign-kills: $(VENV)/.dev ## 200 kills of the service and 50 of Postgres, wit
 campaign-races: $(VENV)/.dev ## 5,000 races of close against voucher, over two server processes
 	$(BIN)/python -m pytest -s -m campaign tests/fault/test_two_processes.py --timeout 7200
 
+campaign-cuts: $(VENV)/.dev ## a connection cut at every byte of an append
+	$(BIN)/python -m pytest -s -m campaign tests/fault/test_group_commit_faults.py --timeout 7200
+
 campaign-rpc: $(VENV)/.dev ## every fault of the RPC provider, ten times the seeds of the gate
 	FAULT_SEEDS=10 $(BIN)/python -m pytest -s tests/fault/test_settlement_rpc_faults.py --timeout 7200
 
 fuzz: $(VENV)/.dev ## a long run of generated requests against the published OpenAPI document
 	$(BIN)/python -m pytest -s -m campaign tests/e2e/test_openapi_fuzz.py --timeout 7200
+
+docs: $(VENV)/.dev ## remake the generated documents
+	$(BIN)/python docs/generate.py
 
 format: $(VENV)/.dev ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
@@ -56,4 +62,4 @@ lock: $(VENV)/.dev ## remake the lock files from pyproject.toml (names, versions
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-emit-package session-ledger-client --no-annotate --group build --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
 
-.PHONY: help setup demo test check bench campaign-kills campaign-races campaign-rpc fuzz format lock
+.PHONY: help setup demo test check bench campaign-kills campaign-races campaign-cuts campaign-rpc fuzz docs format lock

@@ -27,7 +27,7 @@ from service.ports import Append, Claim, EventStore, StreamAppend
 S = TypeVar("S")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Held(Generic[S]):
     """A state, the position and hash of the last event in it, and whether it was just read."""
 
@@ -40,7 +40,7 @@ class Held(Generic[S]):
 EMPTY: Held[Any] = Held(None, StreamPosition(0), GENESIS_HASH, fresh=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome(Generic[S]):
     """A stream after a commit, with the events that this commit appended and their rows."""
 
@@ -50,7 +50,7 @@ class Outcome(Generic[S]):
     rows: tuple[EventRow, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Change(Generic[S]):
     """One stream and what to decide about it. `decide` is pure: it may run several times."""
 

@@ -35,7 +35,7 @@ REPLAY_REASONS: Final = frozenset({"amount_not_monotonic", "session_closed"})
 NONCE_SCOPE: Final = "nonce/"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Submission:
     """One signed voucher as the buyer sent it, and what the seller says the request costs."""
 
@@ -43,7 +43,7 @@ class Submission:
     charge: Charge | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Receipt:
     """What the log holds of an accepted voucher. Amounts are atomic units."""
 
@@ -56,7 +56,7 @@ class Receipt:
     event_hash: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Verdict:
     """The answer for one voucher.
 
@@ -78,7 +78,7 @@ ClaimAnswer = Callable[[Sequence[Verdict]], Sequence[Claim]]
 """Gives, from the verdicts, an idempotency claim that is taken with the append."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Priced:
     index: int
     voucher: VerifiedVoucher

@@ -8,6 +8,7 @@ amount rises, suffices and is covered is the session's to say.
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from nacl.bindings import crypto_sign_BYTES, crypto_sign_open, crypto_sign_PUBLICKEYBYTES
@@ -152,6 +153,11 @@ def _verified_signature(envelope: Envelope, message: bytes) -> bytes:
     return signature
 
 
+@lru_cache(8_192)  # a session keeps its signer, so the same few keys come again and again
+def _decoded_key(text: str) -> bytes:
+    return base58_decode(text)
+
+
 def _signature_bytes(value: JsValue) -> bytes:
     text = string_of(value)
     if isinstance(value, list):  # the reference joins it, so that ["..."] would verify
@@ -161,7 +167,7 @@ def _signature_bytes(value: JsValue) -> bytes:
 
 def _key_bytes(value: JsValue) -> bytes:
     if isinstance(value, str):
-        return base58_decode(value) if len(value) <= _SIGNER_CHARS_MAX else b""
+        return _decoded_key(value) if len(value) <= _SIGNER_CHARS_MAX else b""
     if isinstance(value, list):  # the reference decodes its items, and then never matches it
         raise Base58Error("signer must be a string")
     raise Base58Error("str is not iterable")

@@ -26,7 +26,7 @@ class Head:
     projection: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StreamAppend:
     """Events for one stream, valid only if it stands at `expected`.
 
@@ -55,7 +55,7 @@ class Claim:
     response: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Append:
     """One atomic append: every stream and every claim, or nothing."""
 

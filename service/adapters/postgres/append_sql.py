@@ -223,25 +223,27 @@ async def _insert_events(connection: Connection, accepted: "Sequence[Pending]") 
 
 
 def _event_columns(appends: "Sequence[Pending]") -> tuple[list[object], ...]:
-    """The rows of `events`, column by column."""
+    """The rows of `events`, column by column; the ids are in the order of the rows."""
+    ids = iter([event_id for pending in appends for event_id in pending.event_ids])
     rows = [
-        (row, stream.seller_id, amount)
+        (
+            row.stream_id,
+            row.position,
+            row.type,
+            row.schema_version,
+            row.payload,
+            row.prev_hash,
+            row.hash,
+            next(ids),
+            stream.seller_id,
+            None if amount is None else Decimal(amount),
+        )
         for pending in appends
         for stream in pending.append.streams
         for row, amount in zip(stream.rows, stream.amounts, strict=True)
     ]
-    return (
-        [row.stream_id for row, *_ in rows],
-        [row.position for row, *_ in rows],
-        [row.type for row, *_ in rows],
-        [row.schema_version for row, *_ in rows],
-        [row.payload for row, *_ in rows],
-        [row.prev_hash for row, *_ in rows],
-        [row.hash for row, *_ in rows],
-        [event_id for pending in appends for event_id in pending.event_ids],
-        [seller_id for _, seller_id, _ in rows],
-        [None if amount is None else Decimal(amount) for *_, amount in rows],
-    )
+    columns = tuple(list(column) for column in zip(*rows, strict=True))
+    return columns or ([],)
 
 
 async def _update_heads(connection: Connection, accepted: "Sequence[Pending]") -> None:
