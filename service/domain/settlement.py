@@ -168,6 +168,7 @@ def _advance(  # noqa: PLR0911  one return per event
     match event:
         case e.AttemptSigned():
             _require(settlement.live_attempt is None, "two live attempts (invariant I4)")
+            _require(settlement.status == "intended", f"signed while {settlement.status}")
             _require(event.number == len(settlement.attempts) + 1, "attempt numbers have a gap")
             attempts = (*settlement.attempts, _attempt(event))
             return replace(settlement, status="signed", attempts=attempts, failure=None)

@@ -7,12 +7,18 @@ import asyncpg
 import pytest
 import sqlalchemy as sa
 
+from service.adapters.postgres import append_sql
 from service.adapters.postgres.connections import driver_address
 from service.application.commit import Change, Outcome
 from service.application.sellers import NewSeller, register_seller
 from service.application.streams import SESSION, Stream, seller_stream, session_stream
 from service.domain import events as e
-from service.domain.errors import ClaimTaken, SessionExists, WrongPosition
+from service.domain.errors import (
+    ClaimTaken,
+    DatabaseUnavailable,
+    SessionExists,
+    WrongPosition,
+)
 from service.domain.log import GENESIS_HASH, chain, check_chain
 from service.domain.session import Session, open_session
 from service.domain.units import StreamPosition, UnixMillis
@@ -318,3 +324,40 @@ async def test_the_first_cluster_is_trusted_and_another_one_is_not_until_somebod
     restored = await log.queries.cluster()
     assert (restored.current, restored.trusted) == (first.current, "before the restore")
     assert await log.queries.trust_cluster() == first
+
+
+async def test_a_bug_in_the_appender_fails_its_callers_and_not_the_appends_after(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await accept(log, "a", 10)
+
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(append_sql, "write_plain", broken)
+        with pytest.raises(DatabaseUnavailable, match="RuntimeError"):
+            await asyncio.wait_for(accept(log, "a", 20), 10)
+    await accept(log, "a", 30)
+    assert await rows_of(log, "a") == [1, 2, 3]
+
+
+async def test_a_large_batch_of_streams_is_appended_in_one_go_and_read_back(log: Log) -> None:
+    """300 sessions in one request: opened together, then each moved on together."""
+    names = [f"many-{n:03}" for n in range(300)]
+
+    def decide(name: str, amount: int, session: Session | None) -> list[e.SessionEvent]:
+        start = opening(name) if session is None else []
+        sequence = 1 if session is None else session.voucher_count + 1
+        return [*start, voucher_event(amount, sequence)]
+
+    for amount in (10, 20):
+        changes = [
+            Change(
+                session_stream("slr_1", name),
+                lambda session, name=name, amount=amount: decide(name, amount, session),
+            )
+            for name in names
+        ]
+        await log.ledger.commit_together(changes)
+    assert [await rows_of(log, name) for name in names[::97]] == [[1, 2, 3]] * 4
