@@ -4,10 +4,11 @@ Log fields pass an allow-list: a value whose name is not on it is dropped and it
 `dropped`, so that a careless `log.info(..., request=request)` leaks nothing.
 """
 
+import io
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, cast
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -29,10 +30,21 @@ ALLOWED: Final = frozenset((
 VALUE_CHARS_MAX: Final = 300
 
 
+class _StandardError(io.TextIOBase):
+    """Standard error as it is when a line is written, not as it was when logging was set up."""
+
+    def write(self, text: str, /) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def configure_logging(
     level: str = "info", style: str = "json", stream: TextIO | None = None
 ) -> None:
     """Send structlog and the standard library's loggers to one stream of JSON lines (stderr)."""
+    output = stream or _StandardError()
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer()
         if style == "console"
@@ -48,10 +60,10 @@ def configure_logging(
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(file=stream or sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", output)),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = logging.StreamHandler(output)
     handler.setFormatter(_NamedExceptions("%(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
 
