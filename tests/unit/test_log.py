@@ -97,3 +97,29 @@ def test_a_row_that_cannot_be_read_says_why(
 ) -> None:
     with pytest.raises(Corrupt, match=message):
         decode(event_type, version, payload)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("prev_hash", bytes([7]) * 32, "prev_hash is not"),
+        ("position", 9, "position 3 was expected"),
+    ],
+)
+def test_a_row_whose_own_hash_was_made_again_still_does_not_fit_its_place(
+    field: str, value: object, message: str
+) -> None:
+    """A forger can hash a changed row again: then only its place in the chain tells."""
+    made = rows()
+    forged = dataclasses.replace(made[2], **{field: value})
+    digest = event_hash(
+        forged.stream_id,
+        forged.position,
+        forged.type,
+        forged.schema_version,
+        forged.prev_hash,
+        forged.payload,
+    )
+    made[2] = dataclasses.replace(forged, hash=digest)
+    with pytest.raises(Corrupt, match=message):
+        check_chain(made[:3])
