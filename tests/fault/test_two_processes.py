@@ -42,6 +42,8 @@ RIVALS = 3
 SPREAD_SECONDS = 0.004
 """Rivals and closes start at random moments within this time."""
 PAYER = address_of("the races' payer")
+DEALS_MAX = 8
+"""Times that the writers connect anew until both processes had work."""
 SETTLE_SECONDS = 0.5
 """For one settlement, in the deadline of all."""
 RETRYABLE = (409, 503)
@@ -63,22 +65,30 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
 async def test_writers_of_the_same_channels_get_one_linear_history(
     serve: Serve, tmp_path: Path
 ) -> None:
+    """The kernel deals the connections out, now and then nearly all to one process: deal again."""
     before = _cpu_ticks(serve)
-    seller = serve.register_seller("Linear")
+    worked = [0, 0]
+    for deal in range(DEALS_MAX):
+        await _write_and_check(serve, tmp_path / f"acks-{deal}", f"Linear {deal}")
+        worked = [after - before[pid] for pid, after in _cpu_ticks(serve).items()]
+        assert len(worked) == 2
+        if min(worked) > 10:
+            break
+    assert min(worked) > 10, f"one of the processes had nothing to do: {worked}"
+
+
+async def _write_and_check(serve: Serve, acks_directory: Path, name: str) -> None:
+    seller = serve.register_seller(name)
     plan = {"own": 0, "shared": 4, "repeat": 0.4}
-    async with clients_at_work(serve, seller, tmp_path / "acks", 1, **plan) as clients:
+    async with clients_at_work(serve, seller, acks_directory, 1, **plan) as clients:
         await _until(lambda: _written(clients.directory, 2_000), seconds=60)
     acks = read_acks(clients.directory)
     report = await check_log(serve.facts["databaseUrl"], seller["sellerId"], acks)
     print(report, clients.counts)
-
     assert report.violations == []
     assert clients.counts["violations"] == []
     assert clients.counts["verdicts"]["accepted"] > 100
     assert clients.counts["verdicts"]["replayed"] > 100
-    worked = [after - before[pid] for pid, after in _cpu_ticks(serve).items()]
-    assert len(worked) == 2
-    assert min(worked) > 10, f"one of the processes had nothing to do: {worked}"
 
 
 async def test_a_voucher_that_races_a_close_is_refused_or_settled(serve: Serve) -> None:
