@@ -2,12 +2,13 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
+from solders.pubkey import Pubkey
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.adapters.postgres.connections import reader_engine
@@ -15,22 +16,23 @@ from service.adapters.postgres.event_store import PostgresEventStore
 from service.adapters.postgres.group_commit import GroupCommit
 from service.adapters.postgres.queries import PostgresQueries
 from service.adapters.postgres.rejections import PostgresRejectionTrace
-from service.adapters.solana.authority_delegate import DelegateAuthority
+from service.adapters.solana.funding_delegate import DelegateFunding
 from service.adapters.solana.rpc import SolanaRpc
 from service.adapters.solana.signers import KeychainSigner, KeySourceError, load_signer
 from service.adapters.solana.transfer import associated_token_address
 from service.adapters.system import SystemClock
-from service.application.close_session import SettlementTerms
 from service.application.commit import Ledger
 from service.application.directory import SellerDirectory
 from service.application.nonces import Nonces
 from service.application.settle_session import Keys, SettleSession
+from service.application.settlement_terms import SettlementTerms
 from service.config import Settings
 from service.domain.errors import LedgerError
 from service.domain.settlement_plan import SettlementPolicy
+from service.domain.terms import FundingKind
 from service.observability import Metrics
-from service.ports import Chain, Clock, EventStore, Queries, RejectionTrace
-from session_ledger.challenge import NETWORKS, Network
+from service.ports import Chain, Clock, EventStore, FundingSource, Queries, RejectionTrace
+from session_ledger.challenge import CHANNEL_PROGRAM, NETWORKS, Network
 
 log = structlog.get_logger()
 
@@ -57,6 +59,7 @@ class Services:
     nonces: Nonces
     directory: SellerDirectory
     chain: Chain
+    funding: Mapping[FundingKind, FundingSource]
     settlement_terms: SettlementTerms
     settle: SettleSession
     fee_payer: str
@@ -86,6 +89,7 @@ async def running_services(settings: Settings) -> AsyncGenerator[Services]:
         await group_commit.start()
         await trace.start()
         ledger = Ledger(store)
+        funding = _funding(chain, authority_signer.pubkey)
         yield Services(
             settings=settings,
             network=network,
@@ -98,20 +102,18 @@ async def running_services(settings: Settings) -> AsyncGenerator[Services]:
             nonces=Nonces(nonce_key),
             directory=SellerDirectory(ledger, queries),
             chain=chain,
+            funding=funding,
             settlement_terms=SettlementTerms(
                 authority=authority_signer.pubkey,
                 token_program=TOKEN_PROGRAM,
                 chain_id=network.chain_id,
                 token_address=_token_address,
+                swig_wallet=_swig_wallet,
             ),
             settle=SettleSession(
                 ledger=ledger,
                 chain=chain,
-                keys=Keys(
-                    authority=DelegateAuthority(chain, authority_signer.pubkey),
-                    authority_signer=authority_signer,
-                    fee_payer=fee_payer,
-                ),
+                keys=Keys(sources=funding, authority=authority_signer, fee_payer=fee_payer),
                 clock=clock,
                 policy=policy_of(settings),
                 cluster=queries.cluster,
@@ -193,6 +195,16 @@ async def _wait_for_database(queries: Queries, network: Network) -> bytes:
         )
     await queries.cluster()  # remembers the first one ever seen
     return nonce_key
+
+
+def _funding(chain: Chain, pubkey: str) -> Mapping[FundingKind, FundingSource]:
+    """Every way in which a payer's money can be reached."""
+    return {"delegate": DelegateFunding(chain, pubkey, TOKEN_PROGRAM)}
+
+
+def _swig_wallet(swig_address: str) -> str:
+    seeds = [b"swig-wallet-address", bytes(Pubkey.from_string(swig_address))]
+    return str(Pubkey.find_program_address(seeds, Pubkey.from_string(CHANNEL_PROGRAM))[0])
 
 
 def _token_address(owner: str, mint: str) -> str:

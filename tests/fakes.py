@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -15,18 +16,20 @@ from service.domain.errors import SessionNotFound, WrongPosition
 from service.domain.events import SessionEvent
 from service.domain.log import GENESIS_HASH, EventRow, chain, decode
 from service.domain.onchain import (
+    AccountsReading,
     ChainHeights,
     Commitment,
     FinalizedTransaction,
     LatestBlockhash,
     Mint,
+    RawAccount,
     SignatureStatus,
     Simulation,
     TokenAccount,
 )
 from service.domain.session import Session, fold
 from service.domain.units import AtomicUsdc, BlockHeight, Lamports, Slot, StreamPosition, UnixMillis
-from session_ledger.encoding import base58_encode
+from session_ledger.encoding import base58_decode, base58_encode
 
 TOKEN_PROGRAM = str(TOKEN_PROGRAM_ID)
 WINDOW = 150
@@ -149,6 +152,11 @@ class FakeChain:
     async def token_account(self, address: str, commitment: Commitment) -> TokenAccount | None:
         return self._view(address, DEPTHS[commitment])
 
+    async def accounts(self, addresses: Sequence[str], commitment: Commitment) -> AccountsReading:
+        """Token accounts only, as their 165 bytes."""
+        views = [self._view(address, DEPTHS[commitment]) for address in addresses]
+        return AccountsReading(self._slot(), tuple(view and _raw(view) for view in views))
+
     async def mint(self, address: str) -> Mint | None:
         return self.mints.get(address)
 
@@ -261,6 +269,22 @@ def empty_account(address: str, *, owner: str, mint: str) -> TokenAccount:
         frozen=False,
         slot=Slot(0),
     )
+
+
+def _raw(account: TokenAccount) -> RawAccount:
+    """The account's bytes. Spec: spl-token `state.rs`."""
+    delegate = b"" if account.delegate is None else base58_decode(account.delegate)
+    data = struct.pack(
+        "<32s32sQ4s32sB12xQ36x",
+        base58_decode(account.mint),
+        base58_decode(account.owner),
+        account.amount,
+        struct.pack("<I", bool(delegate)),
+        delegate,
+        2 if account.frozen else 1,
+        account.delegated_amount,
+    )
+    return RawAccount(account.address, account.program, Lamports(2_039_280), data)
 
 
 def _blockhash(height: int) -> str:

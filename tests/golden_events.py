@@ -5,6 +5,7 @@ other: a golden file is what old databases hold, and is never made again.
 """
 
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,6 +48,10 @@ _SAMPLES: Final[tuple[e.Event, ...]] = (
             valid_until=1_800_000_000,
             limits=Limits(AtomicUsdc(1), AtomicUsdc(2**64 - 1), 1_000),
             grant_id="grt_1",
+            swig_role_id=7,
+            idle_timeout_seconds=600,
+            opened_by="buyer",
+            settles="signed",
         ),
     ),
     e.VoucherAccepted(
@@ -64,6 +69,7 @@ _SAMPLES: Final[tuple[e.Event, ...]] = (
         charge={"meter": "tokens", "usage": "7"},
         price_version=3,
     ),
+    e.VoucherSigned(_AT, AtomicUsdc(2**64 - 1), 3, '{"units": "1"}', bytes(64), bytes(32)),
     e.FundingObserved(_AT, "verified", "source", AtomicUsdc(25), AtomicUsdc(20), Slot(100)),
     e.CloseRequested(_AT, "slr_1"),
     e.SettlementIntended(
@@ -82,6 +88,9 @@ _SAMPLES: Final[tuple[e.Event, ...]] = (
         authority="authority",
         guard=None,
         chain_id="solana:chain",
+        source_owner="owner",
+        swig_address="swig",
+        swig_role_id=7,
     ),
     e.SettlementNotNeeded(_AT, _SETTLEMENT),
     e.AttemptSigned(
@@ -129,6 +138,19 @@ _SAMPLES: Final[tuple[e.Event, ...]] = (
 )
 SAMPLES: Final[dict[str, Any]] = {type_name(sample): sample for sample in _SAMPLES}
 """By the plain string of the type."""
+
+
+def first_version(sample: e.Event) -> e.Event:
+    """A sample as version 1 of its type is read: what later versions added has its default."""
+    match sample:
+        case e.SessionOpened(at, terms):
+            added = ("swig_role_id", "idle_timeout_seconds", "opened_by", "settles")
+            defaults = {f.name: f.default for f in fields(Terms) if f.name in added}
+            return e.SessionOpened(at, replace(terms, **defaults))
+        case e.SettlementIntended():
+            return replace(sample, source_owner=None, swig_address=None, swig_role_id=None)
+        case _:
+            return sample
 
 
 def row_of(sample: e.Event) -> EventRow:

@@ -14,7 +14,7 @@ from fakes import TOKEN_PROGRAM, FakeChain, FakeClock, MemoryLedger, empty_accou
 from solana_keychain import MemorySigner
 from solders.keypair import Keypair
 
-from service.adapters.solana.authority_delegate import DelegateAuthority
+from service.adapters.solana.funding_delegate import DelegateFunding
 from service.adapters.solana.rpc import SolanaRpc
 from service.adapters.solana.signers import KeychainSigner
 from service.adapters.solana.transfer import associated_token_address
@@ -210,6 +210,7 @@ def intended(at: int = 0, **changes: Any) -> e.SettlementIntended:
         authority=AUTHORITY,
         guard=None,
         chain_id=chain_id_of(LOCALNET_GENESIS_HASH),
+        source_owner=PAYER,
     )
     return replace(intent, **changes)
 
@@ -233,8 +234,8 @@ class Process:
             ledger=self.ledger,
             chain=self.chain,
             keys=Keys(
-                authority=DelegateAuthority(self.chain, AUTHORITY),
-                authority_signer=signers["authority"],
+                sources={"delegate": DelegateFunding(self.chain, AUTHORITY, TOKEN_PROGRAM)},
+                authority=signers["authority"],
                 fee_payer=signers["fee payer"],
             ),
             clock=self.clock,

@@ -229,11 +229,11 @@ async def close(
         if source is not None:
             await observe_funding(
                 services.ledger,
-                services.chain,
+                services.funding,
+                services.settlement_terms,
                 stream,
-                services.settlement_terms.authority,
                 services.clock.now(),
-                source=source,
+                named=source,
             )
         closed = await close_session(
             services.ledger,
@@ -292,9 +292,9 @@ async def _with_funding(services: Services, opened: Outcome[Session]) -> dict[st
         return session_json(opened.state, opened.position)
     await observe_funding(
         services.ledger,
-        services.chain,
+        services.funding,
+        services.settlement_terms,
         stream,
-        services.settlement_terms.authority,
         services.clock.now(),
     )
     held = await services.ledger.read(stream)

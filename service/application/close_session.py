@@ -5,28 +5,15 @@ make is intended. What happens then is the worker's business (`settle_session`).
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from service.application.commit import Ledger, Outcome
+from service.application.settlement_terms import SettlementTerms
 from service.application.streams import Stream
-from service.domain.errors import FundingSourceUnknown, InvalidRequest, SessionNotFound
+from service.domain.errors import SessionNotFound
 from service.domain.events import SessionEvent, SettlementIntended, SettlementNotNeeded
 from service.domain.session import Session, remove_session, request_close
-from service.domain.units import UnixMillis, parse_pubkey
-
-TokenAddress = Callable[[str, str], str]
-"""(owner, mint) to the owner's associated token account."""
-
-
-@dataclass(frozen=True, slots=True)
-class SettlementTerms:
-    """How this deployment settles: with which key, over which program, on which chain."""
-
-    authority: str
-    token_program: str
-    chain_id: str
-    token_address: TokenAddress
+from service.domain.units import UnixMillis
 
 
 def settlement_id(stream_id: str) -> str:
@@ -78,35 +65,28 @@ def _intent(
     session: Session, stream_id: str, how: SettlementTerms, source: str | None, now: UnixMillis
 ) -> SettlementIntended | SettlementNotNeeded:
     name = settlement_id(stream_id)
-    if session.cumulative_amount == 0:
+    if session.owed == 0:
         return SettlementNotNeeded(at=now, settlement_id=name)
     terms = session.terms
-    assert session.last_voucher_hash is not None
-    assert session.last_voucher_signature is not None
+    paying = how.source_of(session, source)
+    voucher_hash, voucher_signature = session.owed_voucher
     return SettlementIntended(
         at=now,
         settlement_id=name,
-        amount=session.cumulative_amount,
-        voucher_hash=session.last_voucher_hash,
-        voucher_signature=session.last_voucher_signature,
-        source=source or session.source_token_account or _payer_account(session, how),
+        amount=session.owed,
+        voucher_hash=voucher_hash,
+        voucher_signature=voucher_signature,
+        source=paying.token_account,
         destination=how.token_address(terms.recipient, terms.mint),
         recipient=terms.recipient,
         mint=terms.mint,
         decimals=terms.decimals,
         token_program=how.token_program,
-        authority_kind="delegate",
+        authority_kind=paying.kind,
         authority=how.authority,
         guard=None,
         chain_id=how.chain_id,
+        source_owner=paying.owner,
+        swig_address=paying.swig_address,
+        swig_role_id=paying.swig_role_id,
     )
-
-
-def _payer_account(session: Session, how: SettlementTerms) -> str:
-    try:
-        payer = parse_pubkey(session.terms.payer, "payer")
-    except InvalidRequest:
-        raise FundingSourceUnknown(
-            "the payer is not a Solana address, and no source token account is known"
-        ) from None
-    return how.token_address(payer, session.terms.mint)

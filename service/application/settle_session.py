@@ -7,7 +7,7 @@ dies anywhere is continued by any other.
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar, assert_never
 
@@ -39,8 +39,9 @@ from service.domain.settlement_steps import (
     Wait,
     next_step,
 )
+from service.domain.terms import FundingKind
 from service.domain.units import UnixMillis
-from service.ports import Authority, Chain, Clock, Cluster, Ledger, Signer
+from service.ports import Chain, Clock, Cluster, FundingSource, Ledger, Signer
 from session_ledger.encoding import base58_encode
 
 T = TypeVar("T")
@@ -54,16 +55,16 @@ log: Final = structlog.stdlib.get_logger(__name__)
 class Keys:
     """The two keys of a settlement transaction; they may be one.
 
-    `authority` says how money leaves the payer's account, `authority_signer` signs for it.
+    `sources` say how money leaves the payer's account, `authority` signs for it.
     """
 
-    authority: Authority
-    authority_signer: Signer
+    sources: Mapping[FundingKind, FundingSource]
+    authority: Signer
     fee_payer: Signer
 
     def __post_init__(self) -> None:
-        if self.authority.pubkey != self.authority_signer.pubkey:
-            raise ValueError("the authority's key and its signer's key differ")
+        if any(source.pubkey != self.authority.pubkey for source in self.sources.values()):
+            raise ValueError("a funding source's key and its signer's key differ")
 
 
 class SettleSession:
@@ -169,7 +170,7 @@ class SettleSession:
             authority=self._keys.authority.pubkey,
             fee_payer=fee_payer,
             fee_payer_lamports=await self._chain.lamports(fee_payer),
-            source=await self._keys.authority.source_finding(order),
+            source=await self._keys.sources[order.authority_kind].source_finding(order),
             destination=await self._chain.token_account(order.destination, "confirmed"),
             database_trusted=cluster.current == cluster.trusted,
         )
@@ -181,10 +182,11 @@ class SettleSession:
     async def _draft(self, order: TransferOrder) -> Draft:
         """Build, sign and simulate (R1). The bytes stay in memory and are never sent from here."""
         blockhash = await self._chain.latest_blockhash()
-        unsigned = self._keys.authority.unsigned(order, blockhash.blockhash)
+        source = self._keys.sources[order.authority_kind]
+        unsigned = source.unsigned(order, blockhash.blockhash)
         signatures = {
             signer.pubkey: await signer.sign(unsigned.message)
-            for signer in (self._keys.fee_payer, self._keys.authority_signer)
+            for signer in (self._keys.fee_payer, self._keys.authority)
         }
         transaction = unsigned.signed(signatures)
         return Draft(

@@ -102,6 +102,104 @@ class FundingSourceUnknown(Rejected):
     hint = "Name `sourceTokenAccount`, or `payer` with an associated token account, in the request."
 
 
+class FundingSourceRefused(Rejected):
+    """The account that should pay cannot: `code` names the finding, as in docs/errors.md."""
+
+    code = "funding_source_refused"
+    hint = "Do what `detail` says, then send the request again."
+
+
+class ChannelNotFound(Rejected):
+    """No session was opened here under this channel id."""
+
+    code = "channel_not_found"
+    hint = "Open a session first; channel ids are in the answer to the open."
+
+
+class ChannelClosed(Rejected):
+    """The session was closed; nothing is signed or accepted any more."""
+
+    code = "channel_already_closed"
+    hint = "Open another session."
+
+
+class ChannelExpired(Rejected):
+    """The session is past its end."""
+
+    code = "channel_expired"
+    hint = "Close it and open another session."
+
+
+class AmountNotRising(Rejected):
+    """A voucher's amount is cumulative and has to rise."""
+
+    code = "amount_not_monotonic"
+    hint = "Ask for the last total plus the price."
+
+
+class DepositExceeded(Rejected):
+    """The amount is above what the session's deposit, or the funding source, covers."""
+
+    code = "insufficient_deposit"
+    hint = "Stay within the deposit, or open a session with another one."
+
+
+class FundingRevoked(Rejected):
+    """The payer withdrew what the session pays from."""
+
+    code = "funding_revoked"
+    hint = "Onboard the wallet again, or close the session."
+
+
+class InvalidWallet(Rejected):
+    """A wallet's address is not a Solana address, or not the one that the proof names."""
+
+    code = "invalid_wallet"
+    hint = "Send base58 addresses of 32 bytes."
+
+
+class NetworkMismatch(Rejected):
+    """The request is for another Solana network than this service."""
+
+    code = "network_mismatch"
+    hint = "Use this service's network, or the service of that network."
+
+
+class SellerNotRegistered(Rejected):
+    """The seller's wallet is not registered here, and this service serves registered ones only."""
+
+    code = "seller_not_registered"
+    hint = "Ask the operator to register the seller, or to allow others."
+
+
+class WalletNotOnboarded(Rejected):
+    """The buyer's wallet has not onboarded here, or its permission has ended."""
+
+    code = "wallet_not_onboarded"
+    hint = "Onboard first: POST /api/sessions/onboard."
+
+
+class RecipientNotAllowed(Rejected):
+    """The buyer limited who may be paid, and this seller is not among them."""
+
+    code = "recipient_not_allowed"
+    hint = "Onboard again with this seller among `recipients`."
+
+
+class SignInRequired(Rejected):
+    """The route needs a proof of who owns the wallet."""
+
+    code = "sign_in_required"
+    hint = "Send the header SIGN-IN-WITH-X, signed by the wallet."
+
+
+class SignInInvalid(Rejected):
+    """The proof of who owns the wallet does not hold."""
+
+    code = "sign_in_invalid"
+    hint = "Sign a fresh message for this service with the wallet's own key."
+
+
 class SettlementNotRetryable(Rejected):
     """The settlement is not waiting for an operator."""
 

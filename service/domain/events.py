@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from service.domain.codec import JsonObject
-from service.domain.terms import Limits, Terms
+from service.domain.terms import FundingKind, Limits, Terms
 from service.domain.units import AtomicUsdc, BlockHeight, Lamports, Slot, UnixMillis
 
 # --- session stream -------------------------------------------------------------------------
@@ -35,6 +35,18 @@ class VoucherAccepted:
     usage: str | None
     charge: JsonObject | None
     price_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class VoucherSigned:
+    """We signed a voucher for the buyer with the session key; a seller may present it."""
+
+    at: UnixMillis
+    cumulative_amount: AtomicUsdc
+    sequence: int
+    voucher: str
+    signature: bytes
+    message_hash: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +84,13 @@ class SettlementIntended:
     mint: str
     decimals: int
     token_program: str
-    authority_kind: Literal["delegate", "swig"]
+    authority_kind: FundingKind
     authority: str
     guard: str | None
     chain_id: str
+    source_owner: str | None = None
+    swig_address: str | None = None
+    swig_role_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +222,7 @@ class SessionRemoved:
 SessionEvent = (
     SessionOpened
     | VoucherAccepted
+    | VoucherSigned
     | FundingObserved
     | CloseRequested
     | SettlementIntended

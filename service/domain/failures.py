@@ -3,7 +3,8 @@
 Spec: docs/settlement.md, "Failure classes". The codes are part of the API.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, cast
 
@@ -62,6 +63,54 @@ _ROWS: Final = (
         "attention",
         "The payer's token account does not exist or was closed.",
         "Ask the payer to restore and fund the account and approve again, then retry.",
+    ),
+    FailureKind(
+        "source_owner_mismatch",
+        "attention",
+        "The account that should pay does not belong to the payer.",
+        "Nothing is taken from it: name the payer's own account, or abandon the settlement.",
+    ),
+    FailureKind(
+        "swig_account_missing",
+        "attention",
+        "There is no Swig wallet at the address.",
+        "Check the address and the network; the buyer creates the wallet by onboarding.",
+    ),
+    FailureKind(
+        "swig_v1",
+        "attention",
+        "The Swig wallet has the old layout (version 1), which cannot be paid from.",
+        "Ask the buyer to migrate it (Migrate, then TransferAssets) in its wallet's app.",
+    ),
+    FailureKind(
+        "swig_role_missing",
+        "attention",
+        "The Swig wallet has no role for our key, or the role was removed.",
+        "Ask the buyer to onboard again, which adds the role; then retry the settlement.",
+    ),
+    FailureKind(
+        "swig_role_wrong_key",
+        "attention",
+        "The Swig wallet's role belongs to another key.",
+        "Ask the buyer to onboard again; then retry the settlement.",
+    ),
+    FailureKind(
+        "swig_role_expired",
+        "attention",
+        "The session of the Swig wallet's role is over.",
+        "Ask the buyer to renew the role's session; then retry the settlement.",
+    ),
+    FailureKind(
+        "swig_permission_missing",
+        "attention",
+        "The Swig wallet's role may not move this token, or not to this recipient.",
+        "Ask the buyer to onboard again: the role needs a token limit and the token program.",
+    ),
+    FailureKind(
+        "swig_limit_too_small",
+        "automatic",
+        "The Swig wallet's role allows less than the amount.",
+        "Ask the buyer to raise the role's limit.",
     ),
     FailureKind(
         "source_account_frozen",
@@ -181,6 +230,24 @@ Spec: spl-token `TokenError`; a missing account is `InvalidAccountData`, in Toke
 `IncorrectProgramId`.
 """
 
+_SWIG_ERRORS: Final[Mapping[str, tuple[str, ...]]] = {
+    "Custom:0": ("swig_account_missing",),
+    "Custom:1": ("swig_account_missing",),
+    "Custom:12": ("swig_role_missing",),
+    "Custom:46": ("swig_v1",),
+    "Custom:47": ("swig_v1",),
+    "Custom:3005": ("swig_role_wrong_key",),
+    "Custom:3006": ("swig_permission_missing",),
+    "Custom:3011": ("swig_limit_too_small",),
+    "Custom:3014": ("swig_role_expired",),
+    "Custom:3031": ("swig_limit_too_small",),
+    "Custom:3032": ("swig_limit_too_small",),
+    "InsufficientFunds": ("swig_limit_too_small",),
+}
+"""What an error of the Swig program itself means. Spec: SwigError; a recurring limit that is used
+up is the builtin `InsufficientFunds`. Numbers from 44 on drifted between versions."""
+
+_FAILED: Final = re.compile(r"Program ([1-9A-HJ-NP-Za-km-z]{32,44}) failed: ", re.ASCII)
 _SYSTEM_POOR: Final = "Custom:1"  # SystemError::ResultWithNegativeLamports, creating the account
 _COMPUTE_ERRORS: Final = frozenset({"ComputationalBudgetExceeded", "ProgramFailedToComplete"})
 _TRANSACTION_CODES: Final[Mapping[str, str]] = {
@@ -218,20 +285,29 @@ def instruction_roles(*, creates_recipient_account: bool) -> tuple[InstructionRo
     return ("compute_budget", "compute_budget", *create, "transfer", "memo")
 
 
+def failed_program(logs: Iterable[str]) -> str | None:
+    """The program that failed first: an inner one fails before the one that called it."""
+    return next((found[1] for line in logs if (found := _FAILED.match(line))), None)
+
+
 def classify(
     error: object,
     roles: tuple[InstructionRole, ...],
     *,
     source: Finding | None,
     destination: Finding | None,
+    by_wallet: bool = False,
 ) -> str:
     """The code for a transaction error in its JSON form.
 
     The token program answers several causes alike (a small balance and a small delegation are both
-    `Custom: 1`), so `source` and `destination` say what reading the accounts shows.
+    `Custom: 1`), so `source` and `destination` say what reading the accounts shows. `by_wallet`
+    says that the smart wallet itself refused the transfer: its numbers mean other things.
     """
     match error:
         case {"InstructionError": [int() as index, object() as reason]} if 0 <= index < len(roles):
+            if by_wallet and roles[index] == "transfer" and _name(reason) in _SWIG_ERRORS:
+                return _likeliest(_SWIG_ERRORS[_name(reason)], source, destination)
             return _of_instruction(roles[index], reason, source, destination)
         case _:
             return _TRANSACTION_CODES.get(_name(error), "unknown_failure")
@@ -246,14 +322,19 @@ def _of_instruction(
     match role:
         case "transfer":
             codes = _TRANSFER_ERRORS.get(name, ("unknown_failure",))
-            seen = {finding.code for finding in (source, destination) if finding}
-            return next((code for code in codes if code in seen), codes[0])
+            return _likeliest(codes, source, destination)
         case "create_account":
             if name == _SYSTEM_POOR:
                 return "fee_payer_poor"
             return destination.code if destination else "unknown_failure"
         case "compute_budget" | "memo":
             return "unknown_failure"
+
+
+def _likeliest(codes: tuple[str, ...], source: Finding | None, destination: Finding | None) -> str:
+    """The cause that reading the accounts shows, or else the first."""
+    seen = {finding.code for finding in (source, destination) if finding}
+    return next((code for code in codes if code in seen), codes[0])
 
 
 def _name(error: object) -> str:

@@ -26,6 +26,7 @@ GENESIS_HASH: Final = bytes(32)
 _TYPE_NAMES: Final[dict[type, str]] = {
     events.SessionOpened: "session_opened",
     events.VoucherAccepted: "voucher_accepted",
+    events.VoucherSigned: "voucher_signed",
     events.FundingObserved: "funding_observed",
     events.CloseRequested: "close_requested",
     events.SettlementIntended: "settlement_intended",
@@ -48,11 +49,35 @@ _TYPE_NAMES: Final[dict[type, str]] = {
 _CLASSES: Final[dict[str, type[Any]]] = {name: cls for cls, name in _TYPE_NAMES.items()}
 EVENT_TYPES: Final = frozenset(_CLASSES)
 
-SCHEMA_VERSIONS: Final[dict[str, int]] = dict.fromkeys(_CLASSES, 1)
+SCHEMA_VERSIONS: Final[dict[str, int]] = dict.fromkeys(_CLASSES, 1) | {
+    "session_opened": 2,
+    "settlement_intended": 2,
+}
 """Current version of each type. Raise it with an upcaster from the version before."""
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
-_UPCASTS: Final[dict[tuple[str, int], Upcast]] = {}
+
+
+def _with_funding_source(intended: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 knew delegations only, and did not name the source's owner."""
+    return {**intended, "sourceOwner": None, "swigAddress": None, "swigRoleId": None}
+
+
+def _with_buyer_terms(opened: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 knew only what sellers register."""
+    added = {
+        "swigRoleId": None,
+        "idleTimeoutSeconds": None,
+        "openedBy": "seller",
+        "settles": "presented",
+    }
+    return {**opened, "terms": {**opened["terms"], **added}}
+
+
+_UPCASTS: Final[dict[tuple[str, int], Upcast]] = {
+    ("session_opened", 1): _with_buyer_terms,
+    ("settlement_intended", 1): _with_funding_source,
+}
 """(type, version) to a function that gives the payload of version + 1."""
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from service.domain.units import AtomicUsdc, BlockHeight, Slot
+from service.domain.terms import FundingKind
+from service.domain.units import AtomicUsdc, BlockHeight, Lamports, Slot
 
 Commitment = Literal["processed", "confirmed", "finalized"]
 
@@ -18,6 +19,24 @@ class LatestBlockhash:
     tip_height: BlockHeight
     slot: Slot
     first_available_slot: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class RawAccount:
+    """An account as it is stored; `owner` is the program that it belongs to."""
+
+    address: str
+    owner: str
+    lamports: Lamports
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AccountsReading:
+    """Several accounts at one slot; `None` where there is none."""
+
+    slot: Slot
+    accounts: tuple[RawAccount | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +113,8 @@ class Simulation:
 class TransferOrder:
     """All that one settlement transaction says, beside its blockhash.
 
-    `amount` in atomic units, `compute_unit_price` in micro-lamports per compute unit.
+    `amount` in atomic units, `compute_unit_price` in micro-lamports per compute unit. A source with
+    another owner than `source_owner` pays nothing; settlements of old logs do not name it.
     """
 
     settlement_id: str
@@ -110,6 +130,10 @@ class TransferOrder:
     create_recipient_account: bool
     compute_unit_limit: int
     compute_unit_price: int
+    authority_kind: FundingKind = "delegate"
+    source_owner: str | None = None
+    swig_address: str | None = None
+    swig_role_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

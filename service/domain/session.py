@@ -14,9 +14,13 @@ from typing import Final, Literal, assert_never
 
 from service.domain import events as e
 from service.domain.codec import JsonObject
-from service.domain.errors import Corrupt, SessionExists, VoucherRejected
+from service.domain.errors import (
+    Corrupt,
+    SessionExists,
+    VoucherRejected,
+)
 from service.domain.pricing import Price
-from service.domain.settlement import Settlement, evolve_settlement
+from service.domain.settlement import TERMINAL_STATUSES, Settlement, evolve_settlement
 from service.domain.terms import Terms
 from service.domain.units import AtomicUsdc, Slot, UnixMillis
 from service.domain.voucher import VerifiedVoucher
@@ -26,6 +30,18 @@ State = Literal["open", "closing", "settled", "failed", "removed"]
 Funding = Literal["unverified", "verified", "insufficient", "revoked"]
 
 MILLIS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class SignedVoucher:
+    """The last voucher that we signed for the buyer; `count` of them were signed so far."""
+
+    cumulative_amount: AtomicUsdc
+    sequence: int
+    voucher: str
+    signature: bytes
+    message_hash: bytes
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +64,40 @@ class Session:
     last_voucher_at: UnixMillis | None
     close_requested_at: UnixMillis | None
     settlement: Settlement | None
+    signed: SignedVoucher | None
+
+    @property
+    def owed(self) -> AtomicUsdc:
+        """What a close pays: what the seller presented, or what was signed for it."""
+        if self.terms.settles == "presented":
+            return self.cumulative_amount
+        return AtomicUsdc(0) if self.signed is None else self.signed.cumulative_amount
+
+    @property
+    def owed_voucher(self) -> tuple[bytes, bytes]:
+        """Message hash and signature of the voucher that promises what is owed.
+
+        Raises:
+            Corrupt: nothing is owed, so there is none.
+        """
+        if self.terms.settles == "signed" and self.signed is not None:
+            return self.signed.message_hash, self.signed.signature
+        if self.last_voucher_hash is None or self.last_voucher_signature is None:
+            raise Corrupt("a session owes something without a voucher")
+        return self.last_voucher_hash, self.last_voucher_signature
+
+    @property
+    def reserved(self) -> AtomicUsdc:
+        """What of the funding source may still be needed: the deposit, then the settlement."""
+        if self.settlement is not None:
+            ended = self.settlement.status in TERMINAL_STATUSES
+            return AtomicUsdc(0) if ended else self.settlement.amount
+        return self.owed if self.terms.deposit is None else self.terms.deposit
+
+    @property
+    def last_activity_at(self) -> UnixMillis:
+        """When a voucher was last accepted or signed here, or the channel was opened."""
+        return self.opened_at if self.last_voucher_at is None else self.last_voucher_at
 
     @property
     def state(self) -> State:
@@ -207,7 +257,7 @@ def fold(session: Session | None, new: Iterable[e.SessionEvent]) -> Session | No
     return session
 
 
-def evolve(session: Session | None, event: e.SessionEvent) -> Session:
+def evolve(session: Session | None, event: e.SessionEvent) -> Session:  # noqa: PLR0911  one return per event
     """The session after one event.
 
     Raises:
@@ -231,6 +281,8 @@ def evolve(session: Session | None, event: e.SessionEvent) -> Session:
                 last_voucher_signature=event.signature,
                 last_voucher_at=event.at,
             )
+        case e.VoucherSigned():
+            return replace(session, signed=_signed(session.signed, event), last_voucher_at=event.at)
         case e.FundingObserved():
             return replace(
                 session,
@@ -261,6 +313,17 @@ def evolve(session: Session | None, event: e.SessionEvent) -> Session:
             assert_never(event)
 
 
+def _signed(before: SignedVoucher | None, event: e.VoucherSigned) -> SignedVoucher:
+    return SignedVoucher(
+        cumulative_amount=event.cumulative_amount,
+        sequence=event.sequence,
+        voucher=event.voucher,
+        signature=event.signature,
+        message_hash=event.message_hash,
+        count=1 if before is None else before.count + 1,
+    )
+
+
 def _lifecycle_after(settlement: Settlement) -> Lifecycle:
     match settlement.status:
         case "settled":
@@ -289,4 +352,5 @@ def _begin(event: e.SessionOpened) -> Session:
         last_voucher_at=None,
         close_requested_at=None,
         settlement=None,
+        signed=None,
     )

@@ -14,6 +14,7 @@ from typing import Final, Literal, assert_never
 
 from service.domain import events as e
 from service.domain.errors import Corrupt
+from service.domain.terms import FundingKind
 from service.domain.units import AtomicUsdc, BlockHeight, Slot, UnixMillis
 
 Status = Literal["intended", "signed", "in_flight", "settled", "failed", "parked", "abandoned"]
@@ -58,7 +59,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The one payment of a session. From `amount` to `chain_id` nothing ever changes.
+    """The one payment of a session. From `amount` to `swig_role_id` nothing ever changes.
 
     `failure` of an intended settlement is why its last attempt came to nothing; signing again, or
     resuming, clears it. `parks` counts the parkings since an operator last resumed it.
@@ -73,10 +74,13 @@ class Settlement:
     mint: str | None
     decimals: int | None
     token_program: str | None
-    authority_kind: Literal["delegate", "swig"] | None
+    authority_kind: FundingKind | None
     authority: str | None
     guard: str | None
     chain_id: str | None
+    source_owner: str | None
+    swig_address: str | None
+    swig_role_id: int | None
     intended_at: UnixMillis
     attempts: tuple[Attempt, ...]
     failure: Failure | None
@@ -141,6 +145,9 @@ def _begin(event: e.SettlementIntended | e.SettlementNotNeeded) -> Settlement:
         authority=intended and intended.authority,
         guard=intended and intended.guard,
         chain_id=intended and intended.chain_id,
+        source_owner=intended and intended.source_owner,
+        swig_address=intended and intended.swig_address,
+        swig_role_id=intended and intended.swig_role_id,
         intended_at=event.at,
         attempts=(),
         failure=None

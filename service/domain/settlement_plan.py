@@ -120,6 +120,10 @@ def order_of(
         create_recipient_account=create,
         compute_unit_limit=min(COMPUTE_UNIT_LIMIT_MAX, policy.compute_unit_limit << doublings),
         compute_unit_price=policy.compute_unit_price,
+        authority_kind=named(settlement.authority_kind),
+        source_owner=settlement.source_owner,
+        swig_address=settlement.swig_address,
+        swig_role_id=settlement.swig_role_id,
     )
 
 

@@ -11,13 +11,21 @@ such a proof (invariant I7).
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
 from service.domain import events as e
 from service.domain.codec import canonical
 from service.domain.errors import Corrupt
-from service.domain.failures import FAILURES, Finding, classify, instruction_roles, is_passing
+from service.domain.failures import (
+    FAILURES,
+    Finding,
+    classify,
+    failed_program,
+    instruction_roles,
+    is_passing,
+)
 from service.domain.limits import BLOCKHASH_WINDOW_BLOCKS
 from service.domain.onchain import FinalizedTransaction, SignatureStatus, TransferOrder
 from service.domain.settlement import WORKER, Attempt, Settlement
@@ -165,14 +173,18 @@ class _Case:
             )
         )
 
-    def code_of(self, error: object, accounts: Accounts, *, creates: bool) -> str:
-        """The failure code of a transaction error, told apart by the accounts."""
+    def code_of(
+        self, error: object, accounts: Accounts, logs: Sequence[str], *, creates: bool
+    ) -> str:
+        """The failure code of a transaction error, told apart by the accounts and the logs."""
         order = order_of(self.settlement, self.policy)
+        wallet = order.authority_kind == "swig"
         return classify(
             error,
             instruction_roles(creates_recipient_account=creates),
             source=accounts.source,
             destination=destination_finding(order, accounts.destination),
+            by_wallet=wallet and failed_program(logs) != order.token_program,
         )
 
 
@@ -213,7 +225,8 @@ def _after_simulation(case: _Case, accounts: Accounts, draft: Draft) -> Step:
         return Record(_signed(case.settlement, draft, case.now))
     if is_passing(error):
         return case.wait()
-    code = case.code_of(error, accounts, creates=draft.order.create_recipient_account)
+    creates = draft.order.create_recipient_account
+    code = case.code_of(error, accounts, draft.simulation.logs, creates=creates)
     return case.park(Finding(code, f"simulation: {_text(error)}"))
 
 
@@ -328,7 +341,7 @@ def _finalized(case: _Case, attempt: Attempt) -> Step:
     if case.seen.accounts is None:
         return ReadAccounts(order_of(case.settlement, case.policy))
     creates = attempt.creates_recipient_account
-    code = case.code_of(fetched.error, case.seen.accounts, creates=creates)
+    code = case.code_of(fetched.error, case.seen.accounts, fetched.logs, creates=creates)
     return Record(
         e.AttemptFailed(
             at=case.now,

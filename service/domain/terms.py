@@ -1,8 +1,12 @@
 """What a channel is registered with, fixed for its life."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from service.domain.units import AtomicUsdc
+
+FundingKind = Literal["delegate", "swig"]
+"""How money leaves a payer's account: by SPL delegation, or through a Swig wallet's role."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +23,11 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The parties, the money and the bounds of one channel. `valid_until` is Unix seconds."""
+    """The parties, the money and the bounds of one channel. `valid_until` is Unix seconds.
+
+    `settles` says what a close pays: what the seller presented here, or, where the seller does not
+    use this ledger, what was signed for it.
+    """
 
     channel_id: str
     seller_id: str
@@ -35,3 +43,12 @@ class Terms:
     valid_until: int | None = None
     limits: Limits = NO_LIMITS
     grant_id: str | None = None
+    swig_role_id: int | None = None
+    idle_timeout_seconds: int | None = None
+    opened_by: Literal["seller", "buyer"] = "seller"
+    settles: Literal["presented", "signed"] = "presented"
+
+    @property
+    def funding_kind(self) -> FundingKind:
+        """Which kind of funding source pays."""
+        return "delegate" if self.swig_address is None else "swig"

@@ -1,9 +1,9 @@
 """What the use cases need from outside: the log (`log.py`); chain, keys, clock (`chain.py`)."""
 
 from service.ports.chain import (
-    Authority,
     Chain,
     Clock,
+    FundingSource,
     Signer,
     SignerUnavailable,
 )
@@ -33,12 +33,12 @@ from service.ports.log import (
 
 __all__ = [
     "Append",
-    "Authority",
     "Chain",
     "Claim",
     "Clock",
     "Cluster",
     "EventStore",
+    "FundingSource",
     "Head",
     "Ledger",
     "LockedStream",

@@ -4,11 +4,14 @@ Adapters satisfy them structurally. Each method says whether its effect is durab
 whether it is safe to repeat.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from service.domain.errors import Unavailable
 from service.domain.failures import Finding
+from service.domain.funding import FundingReading, GrantOrder, GrantTransaction, SourceRef
 from service.domain.onchain import (
+    AccountsReading,
     ChainHeights,
     Commitment,
     FinalizedTransaction,
@@ -20,6 +23,7 @@ from service.domain.onchain import (
     TransferOrder,
     UnsignedTransaction,
 )
+from service.domain.terms import FundingKind
 from service.domain.units import Lamports, UnixMillis
 
 
@@ -44,6 +48,10 @@ class Chain(Protocol):
         """`None` when there is no initialized token account, whatever else is at the address."""
         ...
 
+    async def accounts(self, addresses: Sequence[str], commitment: Commitment) -> AccountsReading:
+        """At most 100 accounts, in the order asked for, at one slot."""
+        ...
+
     async def mint(self, address: str) -> Mint | None:
         """`None` when there is no initialized mint at the address."""
         ...
@@ -65,20 +73,34 @@ class Chain(Protocol):
     async def finalized_transaction(self, signature: str) -> FinalizedTransaction | None: ...
 
 
-class Authority(Protocol):
-    """How money leaves the payer's account: by SPL delegation, or another way."""
+class FundingSource(Protocol):
+    """One way in which money leaves a payer's account: SPL delegation, or a Swig wallet's role.
+
+    Every method that reads raises `ChainUnavailable` when no provider answers.
+    """
+
+    @property
+    def kind(self) -> FundingKind: ...
 
     @property
     def pubkey(self) -> str:
-        """The key that signs for the payer's account."""
+        """Our key, which signs for the payer's account."""
+        ...
+
+    async def locate(self, payer: str, swig_address: str | None, mint: str) -> SourceRef:
+        """The account that pays for this payer.
+
+        Raises:
+            FundingSourceRefused: the payer has no say over it, or it can never pay.
+        """
+        ...
+
+    async def readings(self, refs: Sequence[SourceRef]) -> list[FundingReading]:
+        """What the chain allows us to take from each now, read together where it can be."""
         ...
 
     async def source_finding(self, order: TransferOrder) -> Finding | None:
-        """What keeps the order from being paid out of its source now; `None` when nothing does.
-
-        Raises:
-            ChainUnavailable: the accounts cannot be read.
-        """
+        """What keeps the order from being paid out of its source now; `None` when nothing does."""
         ...
 
     def unsigned(self, order: TransferOrder, blockhash: str) -> UnsignedTransaction:
@@ -86,6 +108,14 @@ class Authority(Protocol):
 
         Raises:
             Corrupt: the order names an address that is none.
+        """
+        ...
+
+    async def grant(self, order: GrantOrder) -> list[GrantTransaction]:
+        """The transactions by which the buyer lets us pay; signed by the buyer, in this order.
+
+        Raises:
+            FundingSourceRefused: the buyer lacks what it takes; the detail says what.
         """
         ...
 

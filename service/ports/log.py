@@ -14,7 +14,7 @@ from service.domain.log import EventRow
 from service.domain.session import Session
 from service.domain.units import AtomicUsdc, StreamPosition, UnixMillis
 
-StreamKind = Literal["session", "seller"]
+StreamKind = Literal["session", "seller", "funding", "wallet", "payment"]
 
 
 @dataclass(frozen=True, slots=True)

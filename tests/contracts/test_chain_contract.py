@@ -24,6 +24,7 @@ from settlement_rig import (
     prepare,
 )
 
+from service.adapters.solana import accounts
 from service.adapters.solana.transfer import (
     associated_token_address,
     build,
@@ -115,6 +116,20 @@ async def test_a_token_account_is_read_with_its_delegation(world: World) -> None
     changed = await world.chain.token_account(SOURCE, "processed")
     assert changed is not None
     assert (changed.delegate, changed.frozen) == (None, True)
+
+
+async def test_accounts_are_read_together_as_they_are_stored(world: World) -> None:
+    reading = await world.chain.accounts([SOURCE, NOBODY, DESTINATION], "confirmed")
+    source, nobody, destination = reading.accounts
+    assert nobody is None
+    assert source is not None
+    assert destination is not None
+    assert (source.address, source.owner) == (SOURCE, TOKEN_PROGRAM)
+    for raw in (source, destination):
+        alone = await world.chain.token_account(raw.address, "confirmed")
+        parsed = accounts.token_account(raw.address, raw.owner, raw.data, reading.slot)
+        assert alone is not None
+        assert parsed == replace(alone, slot=reading.slot)
 
 
 async def test_what_is_no_token_account_is_none(world: World) -> None:

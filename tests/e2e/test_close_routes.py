@@ -133,11 +133,25 @@ def test_a_close_may_name_the_source_which_is_then_read(
     assert session["fundingSlot"] > 0
 
 
-def test_a_payer_that_is_no_address_needs_a_source(seller: Seller, buyer: Buyer) -> None:
+def test_nobody_pays_for_a_payer_that_is_no_address(seller: Seller, buyer: Buyer) -> None:
     assert seller.verify(buyer.pay(seller, "c", PRICE, 1, payer="somebody"))["valid"]
     problem_of(seller.close("c"), 422, "funding_source_unknown")
+    somebodys = {"sourceTokenAccount": buyer.source}
+    problem_of(seller.close("c", somebodys), 422, "funding_source_unknown")
     assert seller.session("c")["state"] == "open"
-    assert seller.close("c", {"sourceTokenAccount": buyer.source}).status_code == 202
+
+
+def test_a_seller_cannot_name_another_wallets_account(service: Service, seller: Seller) -> None:
+    """A key of the seller's own signs for a payer of its own, and the victim's account is named."""
+    victim, accomplice = service.buyer("victim"), service.buyer("accomplice")
+    victim.fund(USDC)
+    service.chain.receive(seller.wallet)
+    assert seller.verify(accomplice.pay(seller, "c", PRICE, 1))["valid"]
+    closed = seller.close("c", {"sourceTokenAccount": victim.source}).json()
+    shown = settled(seller, closed["settlement"]["settlementId"], "parked")
+    assert shown["failure"]["code"] == "source_owner_mismatch"
+    assert shown["attempts"] == []
+    assert service.chain.balance(victim.wallet) == USDC
 
 
 def parked(seller: Seller, channel: str) -> dict[str, Any]:

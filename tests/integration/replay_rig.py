@@ -19,11 +19,12 @@ from nacl.signing import SigningKey
 
 from service.adapters.postgres.connections import driver_address, reader_engine
 from service.adapters.postgres.replay_store import PostgresReplayStore
-from service.application.close_session import SettlementTerms, close_session, remove
+from service.application.close_session import close_session, remove
 from service.application.nonces import Nonces
 from service.application.replay import Replay, Report, Scope
 from service.application.seller_terms import SellerTerms
 from service.application.sellers import NewSeller, issue_key, register_seller
+from service.application.settlement_terms import SettlementTerms
 from service.application.streams import session_stream, voucher_amount
 from service.application.submit_voucher import Submission, submit_vouchers
 from service.domain import events as e
@@ -143,7 +144,9 @@ async def _history(log: Log) -> str:
     terms = SellerTerms.of(seller)
     for channel in ("paid", "removed"):
         await pay(log, terms, channel, range(1, 4))
-    how = SettlementTerms(address("authority"), address("program"), "chain", lambda owner, _: owner)
+    how = SettlementTerms(
+        address("authority"), address("program"), "chain", lambda owner, _: owner, lambda swig: swig
+    )
     paid = session_stream(seller.seller_id, "paid")
     await close_session(log.ledger, paid, how, source=address("source"), by="seller", now=NOW)
     await log.ledger.record(paid.stream_id, lambda session: [attempt_signed(session)])

@@ -8,6 +8,7 @@ from service.domain.failures import (
     FAILURES,
     Finding,
     classify,
+    failed_program,
     instruction_roles,
     is_passing,
 )
@@ -167,3 +168,48 @@ def test_the_codes_of_the_contract_are_all_there() -> None:
         fee_payer_missing blockhash_expired compute_exceeded wrong_mint wrong_decimals
         transaction_refused unknown_failure"""
     assert set(contract.split()) <= set(FAILURES)
+
+
+SWIG = "swigypWHEksbC64pWKwah1WTeh9JXwx8H1rJHLdbQMB"
+TOKEN = "TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA"
+
+
+def refused_by(*programs: str) -> tuple[str, ...]:
+    """The log lines of programs that failed, the innermost first."""
+    return (
+        f"Program {SWIG} invoke [1]",
+        f"Program {TOKEN} invoke [2]",
+        "Program log: Program nobody failed: a message may say anything",
+        *(f"Program {program} failed: custom program error: 0x1" for program in programs),
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "programs", "code"),
+    [
+        ({"Custom": 1}, (TOKEN, SWIG), "insufficient_funds"),
+        ({"Custom": 17}, (TOKEN, SWIG), "source_account_frozen"),
+        ({"Custom": 1}, (SWIG,), "swig_account_missing"),
+        ({"Custom": 12}, (SWIG,), "swig_role_missing"),
+        ({"Custom": 3005}, (SWIG,), "swig_role_wrong_key"),
+        ({"Custom": 3006}, (SWIG,), "swig_permission_missing"),
+        ({"Custom": 3011}, (SWIG,), "swig_limit_too_small"),
+        ({"Custom": 3031}, (SWIG,), "swig_limit_too_small"),
+        ({"Custom": 3014}, (SWIG,), "swig_role_expired"),
+        ({"Custom": 47}, (SWIG,), "swig_v1"),
+        ("InsufficientFunds", (SWIG,), "swig_limit_too_small"),
+        ("ComputationalBudgetExceeded", (SWIG,), "compute_exceeded"),
+        ({"Custom": 4711}, (SWIG,), "unknown_failure"),
+    ],
+)
+def test_an_error_is_the_program_s_that_failed_first(
+    reason: Any, programs: tuple[str, ...], code: str
+) -> None:
+    """The wallet passes on what the token program said, and has the same numbers for itself."""
+    by_wallet = failed_program(refused_by(*programs)) != TOKEN
+    found = classify(at_transfer(reason), ROLES, source=None, destination=None, by_wallet=by_wallet)
+    assert found == code
+
+
+def test_logs_without_a_failure_name_no_program() -> None:
+    assert failed_program(refused_by()) is None

@@ -5,6 +5,8 @@ it is to be created, the payment, a memo with the settlement id. `failures.instr
 the index of a failing instruction back to its role, so the order here is part of that table.
 """
 
+from collections.abc import Sequence
+
 from solders.compute_budget import set_compute_unit_limit, set_compute_unit_price
 from solders.hash import Hash
 from solders.instruction import Instruction
@@ -69,8 +71,19 @@ def build(order: TransferOrder, payment: Instruction, blockhash: str) -> Unsigne
         )
         instructions.append(create)
     memo = Instruction(MEMO_PROGRAM_ID, order.settlement_id.encode(), [])
+    return compiled([*instructions, payment, memo], order.fee_payer, blockhash)
+
+
+def compiled(
+    instructions: Sequence[Instruction], fee_payer: str, blockhash: str
+) -> UnsignedTransaction:
+    """The v0 message of the instructions, and who has to sign it, in order.
+
+    Raises:
+        ValueError: the fee payer or the blockhash is not base58 of 32 bytes.
+    """
     message = MessageV0.try_compile(
-        fee_payer, [*instructions, payment, memo], [], Hash.from_string(blockhash)
+        Pubkey.from_string(fee_payer), list(instructions), [], Hash.from_string(blockhash)
     )
     signers = message.account_keys[: message.header.num_required_signatures]
     return UnsignedTransaction(to_bytes_versioned(message), tuple(map(str, signers)))

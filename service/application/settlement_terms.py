@@ -1,0 +1,58 @@
+"""How this deployment settles, and whose money a session may be settled with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from service.domain.errors import FundingSourceUnknown, InvalidRequest
+from service.domain.funding import SourceRef
+from service.domain.session import Session
+from service.domain.units import parse_pubkey
+
+TokenAddress = Callable[[str, str], str]
+"""(owner, mint) to the owner's associated token account."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementTerms:
+    """How this deployment settles: with which key, over which program, on which chain.
+
+    `swig_wallet` gives, from a Swig account, the address of its wallet, which owns its tokens.
+    """
+
+    authority: str
+    token_program: str
+    chain_id: str
+    token_address: TokenAddress
+    swig_wallet: Callable[[str], str]
+
+    def source_of(self, session: Session, named: str | None = None) -> SourceRef:
+        """The account that pays for the session: the one named, the registered one, or the payer's
+        own. Whichever it is, it must belong to the payer: nobody pays another's vouchers.
+
+        Raises:
+            FundingSourceUnknown: the payer is not a Solana address, so it owns no account.
+        """
+        terms = session.terms
+        if terms.swig_address is not None:
+            owner = self.swig_wallet(terms.swig_address)
+        else:
+            owner = _address(terms.payer)
+        return SourceRef(
+            kind=terms.funding_kind,
+            token_account=named
+            or session.source_token_account
+            or self.token_address(owner, terms.mint),
+            owner=owner,
+            mint=terms.mint,
+            swig_address=terms.swig_address,
+            swig_role_id=terms.swig_role_id,
+        )
+
+
+def _address(payer: str) -> str:
+    try:
+        return parse_pubkey(payer, "payer")
+    except InvalidRequest:
+        raise FundingSourceUnknown(
+            "the payer is not a Solana address, so no account of its own can pay"
+        ) from None
