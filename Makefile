@@ -38,8 +38,9 @@ bench: $(VENV)/.dev ## the benchmarks, each against a baseline of the same run
 campaign-kills: $(VENV)/.dev ## 200 kills of the service and 50 of Postgres, with negative controls
 	$(BIN)/python -m pytest -s -m campaign tests/fault/test_kills.py --timeout 7200
 
-campaign-races: $(VENV)/.dev ## 5,000 races of close against voucher, over two server processes
-	$(BIN)/python -m pytest -s -m campaign tests/fault/test_two_processes.py --timeout 7200
+campaign-races: $(VENV)/.dev ## 5,000 races of close against voucher, sellers' and buyers', over two processes
+	$(BIN)/python -m pytest -s -m campaign tests/fault/test_two_processes.py \
+	  tests/fault/test_buyer_races.py --timeout 7200
 
 campaign-cuts: $(VENV)/.dev ## a connection cut at every byte of an append
 	$(BIN)/python -m pytest -s -m campaign tests/fault/test_group_commit_faults.py --timeout 7200

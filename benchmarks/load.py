@@ -1,7 +1,7 @@
 """The client: 32 keep-alive connections in a process of its own, each with one request under way.
 
 Plain sockets and one epoll loop, because the client shares the machine with the server and must
-cost as little of it as possible. Vouchers are signed before a round, never during one.
+cost as little of it as possible. Requests are made before a round, never during one.
 """
 
 import itertools
@@ -10,10 +10,11 @@ import select
 import socket
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from vouchers import Buyer
 
@@ -37,8 +38,41 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Body:
+    """A request's body, and what the answer to it must hold where the path consumes it."""
+
+    text: bytes
+    expect: bytes
+
+
+class Bodies(Protocol):
+    """What is sent. It crosses over to the client process, so it can be pickled."""
+
+    def bodies(self, connection: int) -> Iterator[Body]:
+        """Bodies without end for one of the connections, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Vouchers:
+    """Signed vouchers, in channels that each connection has for itself."""
+
+    target: Target
+
+    def bodies(self, connection: int) -> Iterator[Body]:
+        """See `Bodies`."""
+        buyers = [
+            Buyer(f"{self.target.prefix}-{connection}-{channel}", self.target.recipient)
+            for channel in range(CHANNELS_EACH)
+        ]
+        for number in itertools.count(1):
+            for buyer in buyers:
+                yield Body(buyer.body(number), b"")
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
-    """One round. `consumes`: the path accepts vouchers, so each is sent once."""
+    """One round. `consumes`: the path takes each body once, so each is sent once."""
 
     path: str
     expect: bytes
@@ -67,15 +101,17 @@ class LoadFailed(Exception):
 
 
 class LoadProcess:
-    """The client process."""
+    """The client process; it sends signed vouchers unless it is given something else."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, source: Bodies | None = None) -> None:
         self._target = target
+        self._source = source or Vouchers(target)
 
     def __enter__(self) -> Self:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._target), daemon=True)
+        work = theirs, self._target, self._source
+        self._process = context.Process(target=_serve, args=work, daemon=True)
         self._process.start()
         theirs.close()
         return self
@@ -90,7 +126,7 @@ class LoadProcess:
         self._process.join()
 
     def prepare(self, count: int) -> None:
-        """Sign until every connection has `count` vouchers waiting."""
+        """Make requests until every connection has `count` of them waiting."""
         self._pipe.send(count)
         self._pipe.recv()
 
@@ -107,8 +143,8 @@ class LoadProcess:
         return outcome
 
 
-def _serve(pipe: Connection, target: Target) -> None:
-    load = _Load(target)
+def _serve(pipe: Connection, target: Target, source: Bodies) -> None:
+    load = _Load(target, source)
     while True:
         try:
             order: Order | int = pipe.recv()
@@ -125,36 +161,34 @@ def _serve(pipe: Connection, target: Target) -> None:
 
 
 class _Client:
-    """One connection and the vouchers that wait for it."""
+    """One connection and the requests that wait for it."""
 
-    def __init__(self, target: Target, number: int) -> None:
+    def __init__(self, target: Target, bodies: Iterator[Body]) -> None:
         self.socket = socket.create_connection((target.host, target.port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.received = b""
         self.sent_at = 0.0
-        self.waiting: deque[bytes] = deque()
+        self.waiting: deque[Body] = deque()
+        self.expect = b""
         self._head = (
             f"\r\nHost: {target.host}:{target.port}\r\nAuthorization: Bearer {target.api_key}"
             "\r\nContent-Type: application/json\r\nContent-Length: "
         ).encode()
-        buyers = [
-            Buyer(f"{target.prefix}-{number}-{channel}", target.recipient)
-            for channel in range(CHANNELS_EACH)
-        ]
-        self._next = ((buyer, voucher) for voucher in itertools.count(1) for buyer in buyers)
+        self._bodies = bodies
 
-    def sign(self) -> None:
+    def make(self) -> None:
         """Add one request, all but its first line."""
-        buyer, number = next(self._next)
-        body = buyer.body(number)
-        self.waiting.append(self._head + str(len(body)).encode() + b"\r\n\r\n" + body)
+        body = next(self._bodies)
+        head = self._head + str(len(body.text)).encode() + b"\r\n\r\n"
+        self.waiting.append(Body(head + body.text, body.expect))
 
     def send(self, first_line: bytes, *, consumes: bool) -> None:
         """Send the oldest request, which stays where it is unless the order consumes it."""
         request = self.waiting.popleft() if consumes else self.waiting[0]
+        self.expect = request.expect if consumes else b""
         self.received = b""
         self.sent_at = time.perf_counter()
-        self.socket.sendall(first_line + request)
+        self.socket.sendall(first_line + request.text)
 
     def receive(self) -> bytes | None:
         """The answer once it is whole."""
@@ -172,8 +206,8 @@ class _Client:
 class _Load:
     """All connections, driven by one loop."""
 
-    def __init__(self, target: Target) -> None:
-        clients = [_Client(target, number) for number in range(CONNECTIONS)]
+    def __init__(self, target: Target, source: Bodies) -> None:
+        clients = [_Client(target, source.bodies(number)) for number in range(CONNECTIONS)]
         self._clients = {client.socket.fileno(): client for client in clients}
         self._poll = select.epoll()
         for descriptor in self._clients:
@@ -182,7 +216,7 @@ class _Load:
     def prepare(self, count: int) -> None:
         for client in self._clients.values():
             while len(client.waiting) < count:
-                client.sign()
+                client.make()
 
     def run(self, order: Order) -> Round:
         first_line = f"POST {order.path} HTTP/1.1".encode()
@@ -204,7 +238,8 @@ class _Load:
                     continue
                 ended = time.perf_counter()
                 latencies.append(ended - client.sent_at)
-                if b" 200 " not in answer[:16] or order.expect not in answer:
+                expected = order.expect in answer and client.expect in answer
+                if b" 200 " not in answer[:16] or not expected:
                     raise LoadFailed(f"unexpected answer: {answer[:600]!r}")
                 if not client.waiting:  # better a shorter round than one with an idle connection
                     deadline = ended

@@ -12,13 +12,15 @@ from pathlib import Path
 import append
 import backlog
 import memory
+import settle
+import sign
 import verify
 from report import Part
 from rich.console import Console
 
 from service.observability import configure_logging
 
-PARTS = ("verify", "backlog", "memory", "append")
+PARTS = ("verify", "sign", "settle", "backlog", "memory", "append")
 OUT = Path(__file__).with_name("out")
 
 
@@ -28,6 +30,10 @@ def main() -> None:
     configure_logging("warning", "console")
     parts: dict[str, Callable[[], Part]] = {
         "verify": lambda: verify.run(rounds=options.rounds, seconds=options.seconds),
+        "sign": lambda: sign.run(rounds=options.rounds, seconds=options.seconds),
+        "settle": lambda: settle.run(
+            settlements=options.settlements, rounds=max(1, options.rounds // 2)
+        ),
         "backlog": lambda: backlog.run(
             rounds=options.rounds, seconds=options.seconds, events=options.events
         ),
@@ -64,6 +70,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one round")
     parser.add_argument("--events", type=int, default=1_000_000, help="length of the long log")
     parser.add_argument("--sessions", type=int, default=100_000, help="open sessions in memory")
+    parser.add_argument(
+        "--settlements", type=int, default=300, help="sessions closed at once in one round"
+    )
     parser.add_argument("--json", action="store_true", help="results on stdout, tables on stderr")
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""The server process under test: the service's own, with one more endpoint to compare with.
+"""The server process under test: the service's own, with two more endpoints to compare with.
 
 Argument: the listening socket's descriptor. Everything else comes from the environment, and the
 server runs as `service.http_process` runs it: same options, same middleware, same process.
@@ -13,6 +13,8 @@ from service import http_process
 from service.api.app import app_from_environment
 
 PARSE_ONLY_PATH = "/benchmark/parse-only"
+PARSE_ONLY_SIGN_PATH = "/benchmark/parse-only-sign"
+_ADDRESS = "1" * 44
 
 
 async def parse_only(request: Request) -> Response:
@@ -62,11 +64,46 @@ async def parse_only(request: Request) -> Response:
     return Response(json.dumps(verdict), media_type="application/json")
 
 
+async def parse_only_sign(request: Request) -> Response:
+    """Parse the body and answer as much as a signed voucher is answered with. Nothing else."""
+    asked = json.loads(await request.body())
+    amount = asked["amount"]
+    signed = {
+        "success": True,
+        "ok": True,
+        "voucher": {
+            "channelId": asked["channel_id"],
+            "payer": _ADDRESS,
+            "recipient": _ADDRESS,
+            "cumulativeAmount": amount,
+            "meter": "request",
+            "units": "1",
+            "serverNonce": asked["serverNonce"],
+            "chainId": "solana:" + "0" * 32,
+            "channelProgram": _ADDRESS,
+            "sequence": len(amount),
+        },
+        "signature": "0" * 88,
+        "signer": _ADDRESS,
+        "signatureType": "ed25519",
+        "channel_id": asked["channel_id"],
+        "sequence": len(amount),
+        "amount": amount,
+        "cumulative_amount": amount,
+        "remaining_atomic": amount,
+    }
+    return Response(json.dumps(signed, separators=(",", ":")), media_type="application/json")
+
+
 def application() -> FastAPI:
-    """The service's application and the endpoint, which is matched before all others."""
+    """The service's application and the endpoints, which are matched before all others."""
     app = app_from_environment()
-    app.add_api_route(PARSE_ONLY_PATH, parse_only, methods=["POST"])
-    app.router.routes.insert(0, app.router.routes.pop())
+    for path, endpoint in (
+        (PARSE_ONLY_PATH, parse_only),
+        (PARSE_ONLY_SIGN_PATH, parse_only_sign),
+    ):
+        app.add_api_route(path, endpoint, methods=["POST"])
+        app.router.routes.insert(0, app.router.routes.pop())
     return app
 
 

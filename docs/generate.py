@@ -53,6 +53,7 @@ VERDICT_REMEDIES: Final[Mapping[str, str]] = {
     "funding_revoked": "Approve the settlement key again and register another channel.",
     "signer_changed_mid_session": "Sign with the key of the session, or open another channel.",
     "payer_changed": "Name the session's payer, or open another channel.",
+    "payer_unproven": "Have the buyer open the session, or sign with its wallet's own key.",
     "amount_not_monotonic": "Promise more than the session's `cumulativeAmount`. With the verdict "
     "`replayed` nothing is wrong: use `receipt`.",
     "sequence_not_monotonic": "Use a sequence above the session's `lastSequence`.",

@@ -70,8 +70,84 @@ class Settings(BaseSettings):
     settlement_resend_seconds: float = Field(
         default=2.0, gt=0, le=60, description="Between sends of the same bytes."
     )
+    funding_source: Literal["delegate", "swig"] | None = Field(
+        default=None,
+        description="What buyers are asked to sign at onboarding: an SPL delegation, or a Swig "
+        "wallet with a role for our key. `delegate` by default with a local chain, `swig` "
+        "elsewhere.",
+    )
+    onboard_sponsor_fees: bool = Field(
+        default=False,
+        description="Pay the fees of onboarding for buyers, who then need no SOL: up to 0.00001 "
+        "SOL for each one, with no bound on their number. Rent is never paid. On with a local "
+        "chain.",
+    )
+    public_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Hostnames, without ports, by which buyers reach the service, "
+        "comma-separated: what a SIGN-IN-WITH-X may name. Loopback names always may.",
+    )
+    settle_cap_per_day: int | None = Field(
+        default=None,
+        ge=0,
+        description="Sponsored one-shot payments in a UTC day. No cap by default.",
+    )
+    settle_cap_per_seller_per_day: int | None = Field(
+        default=None, ge=0, description="The same for each recipient."
+    )
+    session_key_secrets: SecretStr | None = Field(
+        default=None,
+        description="What seals the keys that sign buyers' vouchers: 32 random bytes as base64, "
+        "several comma-separated, newest first. `session-ledger keys rotate` seals all under the "
+        "newest. Without one, buyers cannot open sessions.",
+    )
+    mpp_open_proof: Literal["required", "onboarded"] | None = Field(
+        default=None,
+        description="What a buyer's open needs: SIGN-IN-WITH-X by the wallet, or a wallet that has "
+        "onboarded, which is all that the unmodified SDK sends. `required` by default on "
+        "mainnet-beta, `onboarded` elsewhere.",
+    )
+    unproven_payers: Literal["allow", "refuse"] = Field(
+        default="allow",
+        description="Channels that a seller registers, itself or by their first voucher: nothing "
+        "shows that the payer's wallet agreed to the session key. `refuse` takes such a channel "
+        "only where the wallet itself signs the vouchers; sessions that buyers open are not "
+        "concerned.",
+    )
+    mpp_unregistered_sellers: Literal["allow", "refuse"] = Field(
+        default="allow",
+        description="Whether buyers may pay wallets of sellers who are not registered here. The "
+        "close of such a session pays what was signed.",
+    )
     run_worker: bool = Field(
-        default=True, description="Whether `serve` also settles; off where `worker` runs beside it."
+        default=True,
+        description="Whether `serve` also settles and watches sessions; off where `worker` runs "
+        "beside it.",
+    )
+    watch_seconds: float = Field(
+        default=30.0,
+        ge=0.1,
+        le=86_400,
+        description="Between looks at an open session's funding source: how long a revoked one may "
+        "go unnoticed. One RPC request reads 100 delegated accounts, or 33 Swig wallets.",
+    )
+    auto_close_idle_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        description="Close a session this long after its last voucher, where it brings no idle "
+        "timeout of its own. Off by default, as all AUTO_CLOSE settings.",
+    )
+    auto_close_age_seconds: int | None = Field(
+        default=None, ge=1, description="Close a session this long after it was opened."
+    )
+    auto_close_amount: int | None = Field(
+        default=None, ge=1, description="Close a session that is owed this much, in atomic units."
+    )
+    auto_close_headroom: int | None = Field(
+        default=None,
+        ge=0,
+        description="Close a source's sessions when what it can pay, less what they are owed "
+        "together, falls below this, in atomic units; 0 when it covers them no longer.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least severe line that is written."
@@ -86,7 +162,7 @@ class Settings(BaseSettings):
         default=0.05, ge=0.01, le=10, description="Slot time of the local chain; 0.4 is faithful."
     )
 
-    @field_validator("solana_rpc_url", mode="before")
+    @field_validator("solana_rpc_url", "public_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -100,3 +176,17 @@ class Settings(BaseSettings):
         if value in ("off", "local") and data.get("solana_network", "localnet") != "localnet":
             raise ValueError("only localnet may run without durable commits")
         return value
+
+    @property
+    def open_proof(self) -> Literal["required", "onboarded"]:
+        """What a buyer's open needs."""
+        if self.mpp_open_proof is not None:
+            return self.mpp_open_proof
+        return "required" if self.solana_network == "mainnet-beta" else "onboarded"
+
+    @property
+    def offered_funding(self) -> Literal["delegate", "swig"]:
+        """What onboarding offers. `serve` sets it where it runs the chain as well."""
+        if self.funding_source is not None:
+            return self.funding_source
+        return "delegate" if self.solana_network == "localnet" else "swig"

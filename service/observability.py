@@ -143,6 +143,23 @@ class Metrics:
             ["status"],
             registry=self.registry,
         )
+        self.sessions_watched = Counter(
+            "session_ledger_sessions_watched_total",
+            "Looks at open sessions and their funding sources",
+            registry=self.registry,
+        )
+        self.funding_changes = Counter(
+            "session_ledger_funding_changes_total",
+            "Changes of funding that the watcher noticed, by state afterwards",
+            ["state"],
+            registry=self.registry,
+        )
+        self.auto_closes = Counter(
+            "session_ledger_auto_closes_total",
+            "Sessions closed without being asked, by reason",
+            ["reason"],
+            registry=self.registry,
+        )
         self.open_settlements = Gauge(
             "session_ledger_open_settlements",
             "Settlements this worker holds that are not terminal",

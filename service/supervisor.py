@@ -8,6 +8,7 @@ A child that dies is started again. When this process is killed, the kernel ends
 """
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -44,6 +45,7 @@ RESTART_SECONDS: Final = 0.2
 WATCH_SECONDS: Final = 0.1
 FEE_PAYER_LAMPORTS: Final = 10_000_000_000
 ADMIN_TOKEN_BYTES: Final = 24
+SESSION_SECRET_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,8 @@ class Supervisor:
         if local_chain:
             self._environment["SOLANA_RPC_URL"] = self._start_chain()
             self._pace_for(settings.local_chain_slot_seconds)
+            self._environment.setdefault("FUNDING_SOURCE", "delegate")
+            self._environment.setdefault("ONBOARD_SPONSOR_FEES", "true")
         if one_machine:
             migrations.upgrade(database_url)
         keys = self._keys(may_generate=local_chain)
@@ -220,7 +224,7 @@ class Supervisor:
         self._environment.setdefault("SETTLEMENT_RESEND_SECONDS", f"{2 * pace:.3f}")
 
     def _keys(self, *, may_generate: bool) -> dict[str, str]:
-        """Where the two keys and the token are; made once on a machine with a local chain."""
+        """Where the two keys are. On a machine with a local chain they are made, as are secrets."""
         environment = self._environment
         for variable, name in (
             ("SETTLEMENT_AUTHORITY", "settlement-authority"),
@@ -237,6 +241,12 @@ class Supervisor:
             if not token.exists():
                 _write_private(token, secrets.token_urlsafe(ADMIN_TOKEN_BYTES))
             environment["ADMIN_TOKEN"] = token.read_text()
+        secrets_file = self._data_dir / "session-key-secrets"
+        if "SESSION_KEY_SECRETS" not in environment and may_generate:
+            if not secrets_file.exists():
+                secret = base64.b64encode(secrets.token_bytes(SESSION_SECRET_BYTES)).decode()
+                _write_private(secrets_file, secret)
+            environment["SESSION_KEY_SECRETS"] = secrets_file.read_text()
         authority = environment.get("SETTLEMENT_AUTHORITY", "")
         return {
             "settlementAuthority": _pubkey_of(authority, environment),

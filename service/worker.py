@@ -24,6 +24,7 @@ PICK_UP_SECONDS: Final = 0.25
 HELD_MAX: Final = 256
 """Settlements advanced at the same time by one worker."""
 ERROR_SECONDS: Final = 2.0
+SWEEP_SECONDS: Final = 60.0
 _MILLIS: Final = 1_000
 
 
@@ -34,6 +35,7 @@ class SettlementWorker:
         self._services = services
         self._holder = uuid.uuid4()
         self._held: dict[str, asyncio.Task[None]] = {}
+        self._sweep_at = 0.0
 
     async def run(self) -> None:
         """Pick up and advance until the process stops; then let go."""
@@ -41,6 +43,7 @@ class SettlementWorker:
         while not stopping.is_set():
             try:
                 await self._pick_up()
+                await self._sweep_keys()
             except LedgerError as error:
                 log.warning("settlements_not_picked_up", code=error.code, detail=error.detail)
             with suppress(TimeoutError):
@@ -62,6 +65,14 @@ class SettlementWorker:
                 self._held[stream_id] = task
                 task.add_done_callback(lambda _, name=stream_id: self._held.pop(name, None))
         self._services.metrics.open_settlements.set(len(self._held))
+
+    async def _sweep_keys(self) -> None:
+        """Once in a while, forget the keys of sessions that sellers or the watcher closed."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_SECONDS
+            if forgotten := await self._services.buyers.keys.sweep():
+                log.info("session_keys_forgotten", count=forgotten)
 
     async def _see_through(self, stream_id: str) -> None:
         """Advance one settlement for a while, then let any worker take it.

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import Any
 
 from solders.transaction import VersionedTransaction
 from spl.token.constants import ASSOCIATED_TOKEN_PROGRAM_ID, TOKEN_PROGRAM_ID
@@ -26,7 +27,9 @@ from service.domain.onchain import (
     SignatureStatus,
     Simulation,
     TokenAccount,
+    message_of,
 )
+from service.domain.payment import fold as fold_payment
 from service.domain.session import Session, fold
 from service.domain.units import AtomicUsdc, BlockHeight, Lamports, Slot, StreamPosition, UnixMillis
 from session_ledger.encoding import base58_decode, base58_encode
@@ -74,23 +77,32 @@ class MemoryLedger:
         assert session is not None
         return session, StreamPosition(len(self.rows[stream_id]))
 
-    async def record(
-        self, stream_id: str, decide: Callable[[Session], Sequence[SessionEvent]]
-    ) -> Session:
+    async def settling(self, stream_id: str) -> Any:
+        await asyncio.sleep(0)
+        if stream_id not in self.rows:
+            return None
+        return self._fold(stream_id)(None, self.events(stream_id))
+
+    async def record(self, stream_id: str, decide: Callable[[Any], Sequence[Any]]) -> Any:
         for _ in range(10):
-            found = await self.session(stream_id)
+            found = await self.settling(stream_id)
             if found is None:
                 raise SessionNotFound(stream_id)
-            new = decide(found[0])
+            at = len(self.rows[stream_id])
+            new = decide(found)
             await asyncio.sleep(0)
             try:
-                self.append(stream_id, found[1], new)
+                self.append(stream_id, at, new)
             except WrongPosition:
                 continue
-            after = fold(found[0], new)
+            after = self._fold(stream_id)(found, new)
             assert after is not None
             return after
         raise WrongPosition("lost the race too often")
+
+    @staticmethod
+    def _fold(stream_id: str) -> Callable[[Any, Sequence[Any]], Any]:
+        return fold_payment if stream_id.startswith("payment/") else fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +175,12 @@ class FakeChain:
     async def lamports(self, address: str) -> Lamports:
         return Lamports(self.sol.get(address, 0))
 
-    async def simulate(self, transaction: bytes) -> Simulation:
+    async def simulate(
+        self,
+        transaction: bytes,
+        *,
+        complete: bool = True,  # noqa: ARG002  it verifies no signature
+    ) -> Simulation:
         return Simulation(self._execute(transaction).error, (), 700)
 
     async def send(self, transaction: bytes) -> str:
@@ -194,6 +211,7 @@ class FakeChain:
                     token_changes=item.changes,
                     memos=(memo,),
                     raw_hash=sha256(item.raw).digest(),
+                    message_hash=sha256(message_of(item.raw)).digest(),
                 )
         return None
 
@@ -251,6 +269,8 @@ class FakeChain:
             return "InvalidAccountData"
         if source.frozen or payee.frozen:
             return {"Custom": 17}
+        if source.owner == accounts[3]:
+            return {"Custom": 1} if source.amount < amount else None
         if source.delegate != accounts[3]:
             return {"Custom": 4}
         return {"Custom": 1} if min(source.amount, source.delegated_amount) < amount else None

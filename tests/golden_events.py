@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from service.domain import events as e
+from service.domain import wallet_events as w
 from service.domain.log import SCHEMA_VERSIONS, EventRow, chain, type_name
 from service.domain.terms import Limits, Terms
 from service.domain.units import (
@@ -28,6 +29,12 @@ PREV_HASH: Final = bytes(range(32))
 
 _AT: Final = UnixMillis(1_763_700_000_123)
 _SETTLEMENT: Final = "stl_1"
+_PROOF: Final = {
+    "address": "buyer",
+    "domain": "ledger.example",
+    "nonce": "0123456789abcdef",
+    "issuedAt": "2026-03-04T05:06:07.008Z",
+}
 _LIMITS: Final = Limits(AtomicUsdc(2**64 - 1), None, 1_000)
 
 _SAMPLES: Final[tuple[e.Event, ...]] = (
@@ -121,6 +128,37 @@ _SAMPLES: Final[tuple[e.Event, ...]] = (
     e.SettlementResumed(_AT, _SETTLEMENT, "operator"),
     e.SettlementAbandoned(_AT, _SETTLEMENT, "operator", "paid otherwise"),
     e.SessionRemoved(_AT, "slr_1"),
+    e.PaymentSubmitted(
+        at=_AT,
+        payment_id="pay_1",
+        dialect="mpp",
+        seller_id="slr_1",
+        payer="payer",
+        recipient="recipient",
+        amount=AtomicUsdc(2**64 - 1),
+        source="source",
+        destination="destination",
+        mint="mint",
+        decimals=6,
+        token_program="program",
+        chain_id="solana:chain",
+        resource="https://api.example/\u00e9",
+        memo="mppx:\U0001f600",
+        transaction=b"\x00\xff transaction",
+        signature="signature",
+        message_hash=bytes(range(32)),
+        blockhash="blockhash",
+        last_valid_block_height=BlockHeight(250),
+        tip_height=BlockHeight(100),
+        min_context_slot=Slot(110),
+        first_available_slot=Slot(1),
+        fee=Lamports(10_050),
+        fee_payer="fee payer",
+        creates_recipient_account=True,
+        cluster_id="7/1",
+    ),
+    e.DepositReserved(_AT, STREAM_ID, AtomicUsdc(2**64 - 1), AtomicUsdc(2**64 - 1), Slot(120)),
+    e.DepositReleased(_AT, STREAM_ID, Slot(121)),
     e.SellerRegistered(
         at=_AT,
         seller_id="slr_1",
@@ -135,6 +173,36 @@ _SAMPLES: Final[tuple[e.Event, ...]] = (
     e.PriceBookPublished(_AT, 2, {"pricePerUnit": "10000", "meters": {}}),
     e.SellerKeyIssued(_AT, "0123456789ab", bytes(range(32)), "label"),
     e.SellerKeyRevoked(_AT, "0123456789ab"),
+    w.OnboardingIssued(
+        at=_AT,
+        kind="swig",
+        network="localnet",
+        spend_limit=AtomicUsdc(2**64 - 1),
+        ttl_seconds=3_600,
+        recipients=("recipient", "another"),
+        swig_address="swig",
+        transactions=(
+            w.IssuedTransaction("create_swig", b"\x80 message", ("buyer",), BlockHeight(250)),
+            w.IssuedTransaction("add_role", b"\x80", ("fee payer", "buyer"), BlockHeight(251)),
+        ),
+        proof=_PROOF,
+    ),
+    w.OnboardingSubmitted(_AT, ("signature", "another"), (b"\x01\xff transaction", b"\x02")),
+    w.WalletOnboarded(
+        at=_AT,
+        kind="swig",
+        source="source",
+        owner="owner",
+        swig_address="swig",
+        role_id=1,
+        spend_limit=AtomicUsdc(2**64 - 1),
+        expires_at=1_763_703_600,
+        recipients=("recipient",),
+        signatures=("signature", "another"),
+        slot=Slot(120),
+        proof=_PROOF,
+    ),
+    w.OnboardingRevoked(_AT, Slot(121), "delegate_revoked"),
 )
 SAMPLES: Final[dict[str, Any]] = {type_name(sample): sample for sample in _SAMPLES}
 """By the plain string of the type."""

@@ -27,6 +27,7 @@ from service.domain.onchain import (
     SignatureStatus,
     Simulation,
     chain_id_of,
+    message_of,
 )
 from service.domain.settlement import Settlement, evolve_settlement
 from service.domain.settlement_plan import (
@@ -147,6 +148,7 @@ def fetched(error: object = None, **changes: Any) -> FinalizedTransaction:
         token_changes={} if error else {SOURCE: -AMOUNT, DESTINATION: AMOUNT},
         memos=(SETTLEMENT_ID,),
         raw_hash=hashlib.sha256(RAW).digest(),
+        message_hash=hashlib.sha256(message_of(RAW)).digest(),
     )
     return replace(transaction, **changes)
 

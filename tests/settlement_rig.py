@@ -271,10 +271,10 @@ async def run(
 
 async def settlement_of(ledger: Ledger) -> Settlement:
     """The settlement as the log has it."""
-    found = await ledger.session(STREAM)
+    found = await ledger.settling(STREAM)
     assert found is not None
-    assert found[0].settlement is not None
-    return found[0].settlement
+    assert found.settlement is not None
+    return found.settlement
 
 
 def memory_ledger(events: Sequence[SessionEvent] | None = None) -> MemoryLedger:

@@ -194,7 +194,7 @@ class SettlementAnswer(Answer):
     """A settlement in full."""
 
     settlement_id: str
-    channel_id: str
+    channel_id: str | None
     status: Status
     amount: str = _amount("30000")
     signature: str | None
@@ -213,7 +213,7 @@ class EventAnswer(Answer):
     """One event; `payload` is exactly the bytes that were hashed."""
 
     cursor: str
-    stream: Literal["session", "seller"]
+    stream: Literal["session", "seller", "payment"]
     channel_id: str | None
     position: int
     type: str
@@ -229,6 +229,37 @@ class EventPage(Answer):
 
     events: list[EventAnswer]
     next: str
+
+
+class ExposureSums(Answer):
+    """What sessions that are not settled come to."""
+
+    open_sessions: int
+    closing_sessions: int
+    unsettled: str = _amount("30000")
+    deposits: str = _amount("1000000")
+    oldest_at: str | None
+    age_seconds: int | None
+
+
+class ExposureAnswer(ExposureSums):
+    """The sessions of one buyer or one seller; `headroom` is negative when they are not covered."""
+
+    buyer: str | None
+    seller: str | None
+    funding: Literal["unverified", "verified", "insufficient", "revoked"] | None
+    available: str | None
+    headroom: str | None
+    slot: int | None
+
+
+class ExposurePage(Answer):
+    """A page of exposures; `totals` comes with the first."""
+
+    by: Literal["buyer", "seller"]
+    exposures: list[ExposureAnswer]
+    totals: ExposureSums | None
+    next_cursor: str | None
 
 
 class Health(Answer):

@@ -5,14 +5,29 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 
+import structlog
 from fastapi import FastAPI
 
-from service.api import documentation, events, health, problems, sellers, sessions, vouchers
+from service.api import (
+    documentation,
+    events,
+    exposure,
+    health,
+    problems,
+    sellers,
+    sessions,
+    vouchers,
+)
 from service.api.middleware import RequestEnvelope
+from service.api.mpp import charge, onboarding
+from service.api.mpp import sessions as buyers_sessions
 from service.bootstrap import Services, running_services
 from service.config import Settings
 from service.observability import configure_logging
+from service.watcher import SessionWatcher
 from service.worker import SettlementWorker
+
+log = structlog.get_logger()
 
 Running = Callable[[Settings], AbstractAsyncContextManager[Services]]
 
@@ -24,14 +39,18 @@ def create_app(settings: Settings, *, running: Running = running_services) -> Fa
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with running(settings) as services:
             app.state.services = services
-            worker = SettlementWorker(services)
-            task = asyncio.create_task(worker.run()) if settings.run_worker else None
+            workers = (SettlementWorker(services), SessionWatcher(services))
+            tasks = [
+                asyncio.create_task(worker.run(), name=type(worker).__name__)
+                for worker in (workers if settings.run_worker else ())
+            ]
+            for task in tasks:
+                task.add_done_callback(_report_end)
             try:
                 yield
             finally:
                 services.stopping.set()
-                if task is not None:
-                    await task
+                await asyncio.gather(*tasks)
 
     app = FastAPI(
         title="Session Ledger",
@@ -44,14 +63,33 @@ def create_app(settings: Settings, *, running: Running = running_services) -> Fa
         redirect_slashes=False,
     )
     app.add_middleware(RequestEnvelope)
-    routers = [module.router for module in (vouchers, sessions, sellers, events, health)]
+    routers = [
+        module.router
+        for module in (
+            vouchers,
+            sessions,
+            sellers,
+            events,
+            exposure,
+            onboarding,
+            buyers_sessions,
+            charge,
+            health,
+        )
+    ]
     problems.install(app, routers)
-    app.router.routes.append(vouchers.hot_route)
+    app.router.routes += [vouchers.hot_route, buyers_sessions.hot_route]
     for router in routers:
         # Not include_router: its wrapper routes every request a second time.
         app.router.routes.extend(router.routes)
     documentation.install(app)
     return app
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    """A worker ends with the process only; one that ends by a fault of ours must be seen."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("worker_ended", name=task.get_name(), exc_info=error)
 
 
 def app_from_environment() -> FastAPI:

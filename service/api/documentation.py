@@ -6,6 +6,8 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from service.api import answers
+from service.api.mpp import documentation as wire
+from service.api.mpp.answers import is_wire
 from service.api.problems import BODY_TOO_LARGE, Problem, example_of
 from service.api.schemas import (
     CloseBody,
@@ -63,6 +65,7 @@ EVENT_STREAM: dict[str, Any] = {
     "description": "The feed as server-sent events.",
     "content": {"text/event-stream": {"schema": {"type": "string"}}},
 }
+EXPOSURE = _json_answer(answers.ExposurePage, "A page of what is not settled.")
 HEALTH = _json_answer(answers.Health, "The state.")
 
 
@@ -138,7 +141,7 @@ def install(app: FastAPI) -> None:
         if app.openapi_schema is None:
             document = generate()
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            for model in (Problem, *REQUEST_BODIES):
+            for model in (Problem, *REQUEST_BODIES, *wire.SCHEMAS):
                 schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 schemas |= schema.pop("$defs", {})
                 schemas[model.__name__] = schema
@@ -162,7 +165,10 @@ def _without_default_422(document: dict[str, Any]) -> None:
 
 
 def _complete(document: dict[str, Any]) -> None:
-    """Who may call each operation, that bodies have a largest size, and writers may collide."""
+    """Who may call each operation, that bodies have a largest size, and writers may collide.
+
+    The buyers' routes say so themselves: they carry their own proofs and answer in another form.
+    """
     document["components"]["securitySchemes"] = {
         name: {"type": "http", "scheme": "bearer", "description": description}
         for name, description in (
@@ -171,11 +177,14 @@ def _complete(document: dict[str, Any]) -> None:
         )
     }
     for path, operations in document["paths"].items():
-        scheme = "adminToken" if path.startswith("/v1/sellers") else "sellerKey"
+        if is_wire(path):
+            continue
+        schemes = ["adminToken"] if path.startswith("/v1/sellers") else ["sellerKey"]
+        schemes += ["adminToken"] if path == "/v1/exposure" else []
         for method, operation in operations.items():
             answers_of = operation["responses"]
             if "401" in answers_of:
-                operation["security"] = [{scheme: []}]
+                operation["security"] = [{scheme: []} for scheme in schemes]
             if "requestBody" in operation:
                 answers_of["413"] = BODY_TOO_LARGE
             if method != "get":

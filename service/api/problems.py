@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
+from service.api.mpp.answers import RETRY_AFTER_SECONDS, is_wire, wire_code, wire_error
 from service.domain import errors
 from service.domain.errors import LedgerError
 
@@ -44,19 +45,27 @@ STATUS: Final[Mapping[type[LedgerError], int]] = {
     errors.DepositExceeded: 409,
     errors.FundingRevoked: 409,
     errors.InvalidWallet: 400,
+    errors.InvalidAmount: 400,
     errors.NetworkMismatch: 400,
     errors.SellerNotRegistered: 404,
     errors.WalletNotOnboarded: 403,
     errors.RecipientNotAllowed: 403,
+    errors.PayerUnproven: 403,
     errors.SignInRequired: 401,
     errors.SignInInvalid: 401,
+    errors.InvalidTransaction: 400,
+    errors.SponsorshipRefused: 400,
+    errors.OnboardingNotFound: 400,
+    errors.TransactionAltered: 400,
+    errors.SignatureInvalid: 400,
+    errors.TransactionExpired: 400,
+    errors.SimulationFailed: 400,
     errors.Rejected: 400,
     errors.Conflict: 503,
     errors.Unavailable: 503,
     errors.Corrupt: 500,
     LedgerError: 500,
 }
-RETRY_AFTER_SECONDS: Final = 1
 _ROUTES_HINT: Final = "See /docs for the routes."
 _TITLES: Final = {
     400: "Bad request",
@@ -169,17 +178,17 @@ def request_id_of(request: Request) -> str:
 
 
 def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
-    """Answer every exception with a problem."""
+    """Answer every exception with a problem, or as the buyers' wire has it."""
 
     async def ledger_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, LedgerError)
         status = status_of(type(error))
         if status >= 500:  # noqa: PLR2004  server errors are worth a line
             log.warning("request_failed", code=error.code, detail=error.detail, status=status)
-        return problem(
-            request_id_of(request),
+        return _refusal(
+            request,
             status,
-            error.code,
+            wire_code(error) if is_wire(request.scope["path"]) else error.code,
             error.detail,
             hint=error.hint,
             retryable=error.retryable,
@@ -188,8 +197,8 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         codes = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
-        answer = problem(
-            request_id_of(request),
+        answer = _refusal(
+            request,
             error.status_code,
             codes.get(error.status_code, "http_error"),
             str(error.detail),
@@ -200,8 +209,8 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
         return answer
 
     async def incomplete(request: Request, _error: Exception) -> Response:
-        return problem(
-            request_id_of(request),
+        return _refusal(
+            request,
             400,
             "body_incomplete",
             "the client went away before its body was complete",
@@ -212,8 +221,8 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"][1:])
-        return problem(
-            request_id_of(request),
+        return _refusal(
+            request,
             400,
             errors.InvalidRequest.code,
             f"{place}: {first['msg']}",
@@ -222,8 +231,8 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
 
     async def unexpected(request: Request, error: Exception) -> Response:
         log.error("request_crashed", exc_info=error, route=request.scope.get("path", ""))
-        return problem(
-            request_id_of(request),
+        return _refusal(
+            request,
             500,
             "internal_error",
             "the service failed to answer",
@@ -235,6 +244,15 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
     app.add_exception_handler(ClientDisconnect, incomplete)
     app.add_exception_handler(RequestValidationError, validation_error)
     app.add_exception_handler(Exception, unexpected)
+
+
+def _refusal(
+    request: Request, status: int, code: str, detail: str, *, hint: str, retryable: bool = False
+) -> Response:
+    """The answer in the form that the path's clients read."""
+    if is_wire(request.scope["path"]):
+        return wire_error(status, code, detail)
+    return problem(request_id_of(request), status, code, detail, hint=hint, retryable=retryable)
 
 
 def _methods_of(routers: Sequence[APIRouter], request: Request) -> list[str]:

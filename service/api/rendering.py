@@ -14,9 +14,10 @@ from service.domain.failures import FAILURES
 from service.domain.log import decode
 from service.domain.seller import Seller
 from service.domain.session import Session
-from service.domain.settlement import Settlement
+from service.domain.settlement import Settlement, Settling
 from service.domain.terms import Limits
 from service.ports import LoggedEvent
+from session_ledger.challenge import NETWORKS
 
 MILLIS: Final = 1_000
 _CLUSTER_QUERY: Final = {"devnet": "?cluster=devnet", "mainnet-beta": ""}
@@ -85,7 +86,7 @@ def settlement_brief(settlement: Settlement) -> dict[str, Any]:
     }
 
 
-def settlement_json(settlement: Settlement, channel_id: str, network: str) -> dict[str, Any]:
+def settlement_json(settlement: Settlement, channel_id: str | None, network: str) -> dict[str, Any]:
     """A settlement in full. Spec: HTTP contract, `GET /v1/settlements/{settlementId}`."""
     last = settlement.attempts[-1] if settlement.attempts else None
     return {
@@ -112,6 +113,24 @@ def settlement_json(settlement: Settlement, channel_id: str, network: str) -> di
         "retryAt": moment(settlement.retry_at),
         "explorerUrl": explorer_url(settlement.signature, network),
     }
+
+
+def settling_json(found: Settling) -> dict[str, Any]:
+    """The settlement of a session, or of a payment, which has no channel."""
+    settlement = found.settlement
+    assert settlement is not None
+    if isinstance(found, Session):
+        return settlement_json(settlement, found.terms.channel_id, found.terms.network)
+    named = (
+        network.name for network in NETWORKS.values() if network.chain_id == settlement.chain_id
+    )
+    return settlement_json(settlement, None, next(named, ""))
+
+
+def channel_of(stream_id: str) -> str | None:
+    """The channel whose stream this is; `None` for a payment's."""
+    kind, _, name = stream_id.partition("/")
+    return name.partition("/")[2] if kind == "session" else None
 
 
 def failure_json(settlement: Settlement) -> dict[str, Any] | None:
@@ -183,13 +202,14 @@ REASONS: Final = {
     "network_mismatch": "the voucher is for another chain",
     "program_mismatch": "the voucher names another channel program",
     "malformed_voucher": "a field of the voucher does not have the documented form",
-    "session_not_found": "this seller accepts vouchers of registered channels only",
+    "session_not_found": "the channel is not registered with this seller, nor by this voucher",
     "session_closed": "the session was closed and accepts no further voucher",
     "session_removed": "the seller removed this session; its vouchers stay refused",
     "voucher_expired": "the voucher or the session is past its end",
     "funding_revoked": "the payer revoked the funding source",
     "signer_changed_mid_session": "a session keeps the signer of its first voucher",
     "payer_changed": "a session keeps its payer",
+    "payer_unproven": "the payer's wallet has not signed for this session key",
     "amount_not_monotonic": "the cumulative amount must rise with each voucher",
     "sequence_not_monotonic": "the sequence must rise with each voucher",
     "underpaid": "the voucher adds less than this request costs",
@@ -232,12 +252,11 @@ def voucher_row(logged: LoggedEvent) -> str:
 def event_text(logged: LoggedEvent) -> str:
     """One event of the feed as JSON text, its payload exactly the bytes that were hashed."""
     row = logged.row
-    kind, _, name = row.stream_id.partition("/")
     head = json.dumps(
         {
             "cursor": logged.cursor,
-            "stream": kind,
-            "channelId": name.partition("/")[2] if kind == "session" else None,
+            "stream": row.stream_id.partition("/")[0],
+            "channelId": channel_of(row.stream_id),
             "position": row.position,
             "type": row.type,
             "schemaVersion": row.schema_version,

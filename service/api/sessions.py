@@ -33,7 +33,7 @@ from service.api.rendering import (
     moment,
     session_json,
     settlement_brief,
-    settlement_json,
+    settling_json,
     voucher_row,
 )
 from service.api.schemas import CloseBody, NewSessionBody
@@ -43,12 +43,15 @@ from service.application.funding import observe_funding
 from service.application.history import parse_instant, session_at
 from service.application.open_session import register_session
 from service.application.streams import SESSION as SESSION_TYPE
-from service.application.streams import session_stream, session_stream_of
+from service.application.streams import session_stream
 from service.bootstrap import Services
 from service.domain.errors import (
+    ChainUnavailable,
+    FundingSourceRefused,
     FundingSourceUnknown,
     IdempotencyKeyReused,
     InvalidRequest,
+    PayerUnproven,
     SessionExists,
     SessionNotFound,
     SettlementNotFound,
@@ -69,7 +72,10 @@ _WAIT_POLL_SECONDS = 0.1
 @router.post(
     "/v1/sessions",
     status_code=201,
-    responses={201: SESSION, **responses(Unauthorized, SessionExists, IdempotencyKeyReused)},
+    responses={
+        201: SESSION,
+        **responses(Unauthorized, PayerUnproven, SessionExists, IdempotencyKeyReused),
+    },
     openapi_extra={**json_body(NewSessionBody), **IDEMPOTENT},
 )
 async def register(request: Request, services: ServicesOf, terms: CallingSeller) -> Response:
@@ -81,7 +87,10 @@ async def register(request: Request, services: ServicesOf, terms: CallingSeller)
         source = _optional_pubkey(body.source_token_account, "sourceTokenAccount")
         swig = _optional_pubkey(body.swig_address, "swigAddress")
         channel_id = body.channel_id or _new_channel_id(request, terms.seller_id)
-        default = terms.session_terms(channel_id, parse_pubkey(body.payer, "payer"))
+        payer = parse_pubkey(body.payer, "payer")
+        if terms.proven_payers_only and body.session_pubkey != payer:
+            raise PayerUnproven("this service wants the payer's own signature for a session key")
+        default = terms.session_terms(channel_id, payer)
         opened = await register_session(
             services.ledger,
             replace(
@@ -90,6 +99,7 @@ async def register(request: Request, services: ServicesOf, terms: CallingSeller)
                 deposit=parse_amount(body.deposit, "deposit"),
                 source_token_account=source,
                 swig_address=swig,
+                swig_role_id=None if swig is None else await _role(services, payer, swig),
                 valid_until=body.valid_until,
                 limits=default.limits if body.limits is None else body.limits.parsed(),
                 grant_id=body.grant_id,
@@ -274,14 +284,19 @@ async def show_settlement(
     found = await services.queries.settlement(_storable(settlementId, "settlementId") or "")
     if found is None or found.seller_id != terms.seller_id:
         raise SettlementNotFound(f"no settlement {settlementId!r}")
-    held = await services.ledger.read(session_stream_of(found.stream_id))
-    assert held is not None
-    assert held.state is not None
-    assert held.state.settlement is not None
-    session_terms = held.state.terms
-    return _json(
-        settlement_json(held.state.settlement, session_terms.channel_id, session_terms.network)
-    )
+    state = await services.ledger.settling(found.stream_id)
+    assert state is not None
+    return _json(settling_json(state))
+
+
+async def _role(services: Services, payer: str, swig: str) -> int | None:
+    """Our role in the payer's Swig wallet. Where it is not known now, nothing is settled from it
+    until the wallet grants one."""
+    try:
+        mint = services.network.usdc_mint
+        return (await services.funding["swig"].locate(payer, swig, mint)).swig_role_id
+    except (ChainUnavailable, FundingSourceRefused):
+        return None
 
 
 async def _with_funding(services: Services, opened: Outcome[Session]) -> dict[str, Any]:

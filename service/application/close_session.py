@@ -5,7 +5,7 @@ make is intended. What happens then is the worker's business (`settle_session`).
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from service.application.commit import Ledger, Outcome
 from service.application.settlement_terms import SettlementTerms
@@ -29,11 +29,13 @@ async def close_session(
     source: str | None,
     by: str,
     now: UnixMillis,
+    provided: Callable[[Session], bool] = lambda _: True,
 ) -> Outcome[Session]:
     """Close the session and intend its settlement; closing again gives the same settlement.
 
     `source` names the token account to pay from; without it the registered one is used, or the
-    payer's associated token account.
+    payer's associated token account. Where `provided` does not hold of the session that the close
+    would follow upon, nothing is closed.
 
     Raises:
         SessionNotFound: unknown or removed.
@@ -43,7 +45,7 @@ async def close_session(
     def decide(session: Session | None) -> Sequence[SessionEvent]:
         if session is None or session.removed_at is not None:
             raise SessionNotFound("no voucher was verified and no open recorded for this channel")
-        if session.settlement is not None:
+        if session.settlement is not None or not provided(session):
             return ()
         return request_close(
             session, _intent(session, stream.stream_id, how, source, now), by=by, now=now

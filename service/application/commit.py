@@ -15,12 +15,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from service.application.streams import Stream, session_stream_of, voucher_amount
+from service.application.streams import (
+    Stream,
+    session_stream_of,
+    settling_stream,
+    voucher_amount,
+)
 from service.domain.errors import LedgerError, Rejected, SessionNotFound, WrongPosition
-from service.domain.events import Event, SessionEvent
+from service.domain.events import Event
 from service.domain.limits import COMMIT_ATTEMPTS_MAX
 from service.domain.log import GENESIS_HASH, EventRow, chain
 from service.domain.session import Session
+from service.domain.settlement import Settling
 from service.domain.units import StreamPosition
 from service.ports import Append, Claim, EventStore, StreamAppend
 
@@ -118,21 +124,26 @@ class Ledger:
         held = await self.read(session_stream_of(stream_id))
         return None if held is None or held.state is None else (held.state, held.position)
 
+    async def settling(self, stream_id: str) -> Settling | None:
+        """A session or a payment, fresh from the database."""
+        held = await self.read(settling_stream(stream_id))
+        return None if held is None else held.state
+
     async def record(
-        self, stream_id: str, decide: Callable[[Session], Sequence[SessionEvent]]
-    ) -> Session:
-        """Decide about a session that must exist; gives it afterwards.
+        self, stream_id: str, decide: Callable[[Settling], Sequence[Event]]
+    ) -> Settling:
+        """Decide about a session or a payment that must exist; gives it afterwards.
 
         Raises:
             SessionNotFound: it does not.
         """
 
-        def decide_existing(session: Session | None) -> Sequence[SessionEvent]:
-            if session is None:
-                raise SessionNotFound(f"no session {stream_id!r}")
-            return decide(session)
+        def decide_existing(state: Settling | None) -> Sequence[Event]:
+            if state is None:
+                raise SessionNotFound(f"no stream {stream_id!r}")
+            return decide(state)
 
-        outcome = await self.commit(session_stream_of(stream_id), decide_existing)
+        outcome = await self.commit(settling_stream(stream_id), decide_existing)
         assert outcome.state is not None
         return outcome.state
 
@@ -258,7 +269,7 @@ def _stream_append(
     return StreamAppend(
         stream_id=stream.stream_id,
         kind=stream.type.kind,
-        seller_id=stream.seller_id,
+        seller_id=stream.seller_of(state),
         expected=held.position,
         rows=rows,
         amounts=tuple(voucher_amount(event) for event in new),

@@ -22,9 +22,12 @@ REMEMBERED_MAX: Final = 10_000
 class SellerDirectory:
     """One for one process."""
 
-    def __init__(self, ledger: Ledger, queries: Queries) -> None:
+    def __init__(
+        self, ledger: Ledger, queries: Queries, *, proven_payers_only: bool = False
+    ) -> None:
         self._ledger = ledger
         self._queries = queries
+        self._proven_payers_only = proven_payers_only
         self._known: OrderedDict[str, tuple[float, SellerTerms]] = OrderedDict()
         self._looking: dict[str, asyncio.Future[SellerTerms]] = {}
 
@@ -63,7 +66,7 @@ class SellerDirectory:
         held = await self._ledger.read(seller_stream(seller_id))
         if held is None or held.state is None:
             raise SellerNotFound(f"no seller {seller_id!r}")
-        return SellerTerms.of(held.state)
+        return SellerTerms.of(held.state, proven_payers_only=self._proven_payers_only)
 
     async def _look_up(self, api_key: str) -> SellerTerms:
         key_id = key_id_of(api_key)

@@ -1,7 +1,7 @@
 """What the chain says of a session's funding source: is there money behind the vouchers?
 
 A reading is not a reservation: the payer may revoke or spend at any time, so the settlement reads
-again. A chain that does not answer never stops a session; it stays `unverified`.
+again. A chain that does not answer never stops a session; it stays as it was last seen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,16 @@ from service.ports import FundingSource
 
 WITHDRAWN: Final = frozenset(
     {
+        "source_account_missing",
         "delegate_revoked",
         "swig_account_missing",
+        "swig_permission_missing",
         "swig_role_missing",
         "swig_role_wrong_key",
         "swig_role_expired",
     }
 )
-"""Findings that say the payer took back what it had granted."""
+"""Findings that say, of a source that once was granted, that the payer took it back."""
 
 
 async def observe_funding(
@@ -59,35 +61,55 @@ async def record_reading(
     source: SourceRef,
     reading: FundingReading,
     now: UnixMillis,
+    *,
+    unasked: bool = False,
 ) -> Session | None:
-    """Append what a reading changes; gives the session afterwards."""
-
-    def decide(session: Session | None) -> Sequence[SessionEvent]:
-        if session is None or session.state != "open":
-            return ()
-        if reading.finding and reading.finding.code == "source_account_missing":
-            return ()
-        funding = judge(session, reading)
-        if (funding, source.token_account) == (session.funding, session.source_token_account):
-            return ()
-        return [
-            FundingObserved(
-                at=now,
-                funding=funding,
-                source_token_account=source.token_account,
-                balance=reading.balance,
-                delegated=reading.allowance,
-                slot=reading.slot,
-            )
-        ]
-
-    return (await ledger.commit(stream, decide)).state
+    """Append what a reading changes; gives the session afterwards. See `observed`."""
+    outcome = await ledger.commit(
+        stream, lambda session: observed(session, source, reading, now, unasked=unasked)
+    )
+    return outcome.state
 
 
-def judge(session: Session, reading: FundingReading) -> Funding:
-    """Whether the source covers the deposit (or, without one, what is promised so far)."""
+def observed(
+    session: Session | None,
+    source: SourceRef,
+    reading: FundingReading,
+    now: UnixMillis,
+    *,
+    unasked: bool = False,
+) -> Sequence[SessionEvent]:
+    """What a reading changes of an open session. `unasked`: where nobody named a source, only one
+    that covers the session is worth an event."""
+    if session is None or session.state != "open":
+        return ()
+    if session.funding_slot is not None and reading.slot < session.funding_slot:
+        return ()  # a provider that lags behind what was seen before
+    granted = session.granted and session.source_token_account == source.token_account
+    code = reading.finding.code if reading.finding else None
+    if code == "source_account_missing" and not granted:
+        return ()
+    funding = _judge(session, reading, granted=granted)
+    if unasked and session.source_token_account is None and funding != "verified":
+        return ()
+    after = funding, source.token_account, granted or reading.allowance > 0
+    if after == (session.funding, session.source_token_account, session.granted):
+        return ()
+    return [
+        FundingObserved(
+            at=now,
+            funding=funding,
+            source_token_account=source.token_account,
+            balance=reading.balance,
+            delegated=reading.allowance,
+            slot=reading.slot,
+        )
+    ]
+
+
+def _judge(session: Session, reading: FundingReading, *, granted: bool) -> Funding:
+    """Whether the source covers the deposit (or, without one, what is owed so far)."""
     if reading.finding is not None:
-        withdrawn = reading.finding.code in WITHDRAWN and session.funding in ("verified", "revoked")
-        return "revoked" if withdrawn else "insufficient"
-    needed = session.terms.deposit or session.cumulative_amount
+        return "revoked" if granted and reading.finding.code in WITHDRAWN else "insufficient"
+    needed = session.terms.deposit or session.owed
     return "verified" if reading.available >= needed and reading.available > 0 else "insufficient"

@@ -41,6 +41,8 @@ DERIVED: Final[frozenset[What]] = frozenset({"projection", "lookup"})
 DIFFERENCES_KEPT: Final = 1_000
 PROGRESS_EVENTS: Final = 500
 _BOOKS_REMEMBERED: Final = 1_000
+_OF_NO_SELLER: Final = frozenset({"wallet", "funding", "payment"})
+"""Kinds of stream whose name says no seller."""
 _LEASE: Final = frozenset({"lease_holder", "leased_until"})
 _NAMED_BY: Final = {"settlements": "settlement_id", "attempts": "number", "seller_keys": "key_id"}
 
@@ -229,7 +231,7 @@ class Replay:
             return
         if stored.cumulative_amount != voucher_amount(event):
             refold.differs("column", "cumulative_amount is not the payload's")
-        if stored.logged.seller_id != refold.stream.seller_id:
+        if stored.logged.seller_id != refold.stream.seller_of(refold.state):
             refold.differs("column", "seller_id is not the stream's")
 
     async def _recheck(self, refold: _Refold, session: Session, event: VoucherAccepted) -> None:
@@ -260,8 +262,9 @@ class Replay:
 def _stream_of(stream_id: str) -> Stream[Any] | None:
     kind, _, name = stream_id.partition("/")
     found: StreamType[Any] | None = TYPES.get(kind)
-    seller_id = name.partition("/")[0]
-    return Stream(found, stream_id, seller_id) if found and seller_id else None
+    owner = name.partition("/")[0]
+    seller_id = "" if kind in _OF_NO_SELLER else owner
+    return Stream(found, stream_id, seller_id) if found and owner else None
 
 
 def _is_behind(scope: Scope, event: StoredEvent) -> bool:
@@ -315,7 +318,9 @@ def _head_differences(stream_id: str, held: Projection, refold: _Refold) -> Iter
         yield Difference(stream_id, stands, "projection", detail)
     elif held.head.hash != refold.hash:
         yield Difference(stream_id, ends, "log_end", "head_hash is not the hash of the last event")
-    if (held.kind, held.seller_id) != (stream.type.kind, stream.seller_id):
+    state = refold.state
+    seller_id = held.seller_id if state is None else stream.seller_of(state)
+    if (held.kind, held.seller_id) != (stream.type.kind, seller_id):
         yield Difference(stream_id, None, "projection", "its kind or its seller is not the name's")
 
 
@@ -330,7 +335,7 @@ def _derived(refold: _Refold) -> tuple[Projection | None, Sequence[LookupRow]]:
         (table, {name: value for name, value in row.items() if name not in _LEASE})
         for table, row in stream.type.lookups(stream.stream_id, None, refold.state)
     )
-    return Projection(stream.type.kind, stream.seller_id, head), lookups
+    return Projection(stream.type.kind, stream.seller_of(refold.state), head), lookups
 
 
 def _lookup_differences(held: Sequence[LookupRow], wanted: Sequence[LookupRow]) -> list[str]:

@@ -13,12 +13,16 @@ USDC_DECIMALS = 6
 
 @dataclass(frozen=True, slots=True)
 class SellerTerms:
-    """One seller with its current price book."""
+    """One seller with its current price book.
+
+    `proven_payers_only`: it may not register channels whose payer did not sign for the session key.
+    """
 
     seller: Seller
     book: PriceBook
     expected: Expected
     mint: str
+    proven_payers_only: bool = False
 
     @property
     def seller_id(self) -> str:
@@ -26,7 +30,7 @@ class SellerTerms:
         return self.seller.seller_id
 
     @classmethod
-    def of(cls, seller: Seller) -> "SellerTerms":
+    def of(cls, seller: Seller, *, proven_payers_only: bool = False) -> "SellerTerms":
         """The terms of a seller, from its latest price book."""
         network = NETWORKS[seller.network]
         return cls(
@@ -38,6 +42,7 @@ class SellerTerms:
                 channel_program=CHANNEL_PROGRAM,
             ),
             mint=network.usdc_mint,
+            proven_payers_only=proven_payers_only,
         )
 
     def session_terms(self, channel_id: str, payer: str) -> Terms:

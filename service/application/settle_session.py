@@ -16,8 +16,7 @@ import structlog
 from service.domain import events as e
 from service.domain.errors import SessionNotFound, Unavailable
 from service.domain.onchain import TransferOrder, chain_id_of
-from service.domain.session import Session
-from service.domain.settlement import Attempt, Settlement
+from service.domain.settlement import Attempt, Settlement, Settling
 from service.domain.settlement_plan import (
     Accounts,
     Draft,
@@ -68,7 +67,8 @@ class Keys:
 
 
 class SettleSession:
-    """Settles sessions. Safe to run in several processes at once, on the same session too.
+    """Settles sessions, and sees payments through. Safe to run in several processes at once, on the
+    same settlement too.
 
     `cluster` says which database cluster answers and which is trusted (rule R4); the name of the
     first is recorded with each attempt.
@@ -105,10 +105,10 @@ class SettleSession:
             Corrupt: the log breaks the rules of settlements.
         """
         # Fresh from the primary: whatever is sent below is what the log was shown to hold (I3).
-        found = await self._ledger.session(stream_id)
+        found = await self._ledger.settling(stream_id)
         if found is None:
             raise SessionNotFound(f"no stream {stream_id!r}")
-        settlement = found[0].settlement
+        settlement = found.settlement
         if settlement is None:
             return None
         try:
@@ -221,15 +221,15 @@ class SettleSession:
             )
             await self._record(stream_id, settlement, sent)
 
-    async def _record(self, stream_id: str, seen: Settlement, event: e.SessionEvent) -> None:
+    async def _record(self, stream_id: str, seen: Settlement, event: e.Event) -> None:
         """Append `event`, unless the settlement moved on since it was read.
 
         A decision holds for the state it was made from and for no other: when another worker was
         first, ours is dropped, and with it a draft that nobody has seen.
         """
 
-        def decide(session: Session) -> list[e.SessionEvent]:
-            return [event] if session.settlement == seen else []
+        def decide(found: Settling) -> list[e.Event]:
+            return [event] if found.settlement == seen else []
 
         after = await _uninterrupted(self._ledger.record(stream_id, decide))
         was_first = after.settlement != seen

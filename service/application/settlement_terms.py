@@ -33,19 +33,36 @@ class SettlementTerms:
             FundingSourceUnknown: the payer is not a Solana address, so it owns no account.
         """
         terms = session.terms
-        if terms.swig_address is not None:
-            owner = self.swig_wallet(terms.swig_address)
-        else:
-            owner = _address(terms.payer)
-        return SourceRef(
-            kind=terms.funding_kind,
-            token_account=named
-            or session.source_token_account
-            or self.token_address(owner, terms.mint),
-            owner=owner,
+        return self.source(
+            payer=terms.payer,
             mint=terms.mint,
             swig_address=terms.swig_address,
             swig_role_id=terms.swig_role_id,
+            token_account=named or session.source_token_account,
+        )
+
+    def source(
+        self,
+        *,
+        payer: str,
+        mint: str,
+        swig_address: str | None,
+        swig_role_id: int | None,
+        token_account: str | None,
+    ) -> SourceRef:
+        """The source of a payer, by the parts that a session has of it.
+
+        Raises:
+            FundingSourceUnknown: the payer is not a Solana address, so it owns no account.
+        """
+        owner = _address(payer) if swig_address is None else self.swig_wallet(swig_address)
+        return SourceRef(
+            kind="delegate" if swig_address is None else "swig",
+            token_account=token_account or self.token_address(owner, mint),
+            owner=owner,
+            mint=mint,
+            swig_address=swig_address,
+            swig_role_id=swig_role_id,
         )
 
 

@@ -6,11 +6,18 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 from service.domain import events as e
+from service.domain import onboarding as onboarding_rules
+from service.domain import payment as payment_rules
+from service.domain import reservations as reservation_rules
 from service.domain import seller as seller_rules
 from service.domain import session as session_rules
 from service.domain.codec import canonical, from_json, to_json
+from service.domain.onboarding import Wallet
+from service.domain.payment import Payment
+from service.domain.reservations import Reservations
 from service.domain.seller import Seller
 from service.domain.session import Session
+from service.domain.settlement import Settlement
 from service.ports import StreamKind
 
 S = TypeVar("S")
@@ -25,6 +32,8 @@ class StreamType(Generic[S]):
     state_class: type[S]
     fold: Callable[[S | None, Sequence[Any]], S | None]
     lookups: Callable[[str, S | None, S], Lookups]
+    seller_of: Callable[[S], str] | None = None
+    """Whose feed shows the stream, where its name does not say it."""
 
     def project(self, state: S) -> bytes:
         """The projection: the state's canonical JSON."""
@@ -37,11 +46,15 @@ class StreamType(Generic[S]):
 
 @dataclass(frozen=True, slots=True)
 class Stream(Generic[S]):
-    """One stream: its type, its name, and the seller whose feed shows it."""
+    """One stream: its type, its name, and the seller that its name says."""
 
     type: StreamType[S]
     stream_id: str
     seller_id: str
+
+    def seller_of(self, state: S) -> str:
+        """The seller whose feed shows the stream; "" for nobody's."""
+        return self.seller_id if self.type.seller_of is None else self.type.seller_of(state)
 
 
 def session_stream(seller_id: str, channel_id: str) -> Stream[Session]:
@@ -58,6 +71,28 @@ def session_stream_of(stream_id: str) -> Stream[Session]:
 def seller_stream(seller_id: str) -> Stream[Seller]:
     """A seller's own stream: its terms, price books and keys."""
     return Stream(SELLER, f"seller/{seller_id}", seller_id)
+
+
+def wallet_stream(wallet: str) -> Stream[Wallet]:
+    """A buyer's onboarding; it is in no seller's feed."""
+    return Stream(WALLET, f"wallet/{wallet}", "")
+
+
+def funding_stream(token_account: str) -> Stream[Reservations]:
+    """The deposits reserved out of one token account; it is in no seller's feed."""
+    return Stream(FUNDING, f"funding/{token_account}", "")
+
+
+def payment_stream(payment_id: str) -> Stream[Payment]:
+    """A one-shot payment, in the feed of the seller that it names."""
+    return Stream(PAYMENT, f"payment/{payment_id}", "")
+
+
+def settling_stream(stream_id: str) -> Stream[Any]:
+    """The stream of a stored name that has a settlement: a session's or a payment's."""
+    if stream_id.startswith("payment/"):
+        return Stream(PAYMENT, stream_id, "")
+    return session_stream_of(stream_id)
 
 
 def voucher_amount(event: object) -> int | None:
@@ -79,25 +114,33 @@ def _session_lookups(stream_id: str, before: Session | None, after: Session) -> 
                     "state": after.state,
                     "payer": terms.payer,
                     "opened_at": after.opened_at,
+                    "opened_by": terms.opened_by,
                 },
             )
         )
-    settlement = after.settlement
-    if settlement is None or (before is not None and before.settlement == settlement):
-        return tuple(rows)
+    if after.settlement is not None:
+        known = before and before.settlement
+        rows += _settlement_lookups(stream_id, terms.seller_id, known, after.settlement)
+    return tuple(rows)
+
+
+def _settlement_lookups(
+    stream_id: str, seller_id: str, before: Settlement | None, settlement: Settlement
+) -> Lookups:
+    if before == settlement:
+        return ()
     row: dict[str, Any] = {
         "settlement_id": settlement.settlement_id,
         "stream_id": stream_id,
-        "seller_id": terms.seller_id,
+        "seller_id": seller_id,
         "status": settlement.status,
         "amount": settlement.amount,
         "intended_at": settlement.intended_at,
     }
     if settlement.status == "intended":  # due at once, whoever looked last
         row |= {"lease_holder": None, "leased_until": None}
-    rows.append(("settlements", row))
-    known = before.settlement.attempts if before is not None and before.settlement else ()
-    rows += [
+    known = before.attempts if before is not None else ()
+    attempts = [
         (
             "attempts",
             {
@@ -110,6 +153,31 @@ def _session_lookups(stream_id: str, before: Session | None, after: Session) -> 
         for attempt in settlement.attempts
         if attempt not in known
     ]
+    return ("settlements", row), *attempts
+
+
+def _payment_lookups(stream_id: str, before: Payment | None, after: Payment) -> Lookups:
+    settlement, rows = after.settlement, list[tuple[str, Mapping[str, Any]]]()
+    if before is None or before.settlement.status != settlement.status:
+        rows.append(
+            (
+                "payments",
+                {
+                    "payment_id": after.payment_id,
+                    "stream_id": stream_id,
+                    "seller_id": after.seller_id or "",
+                    "dialect": after.dialect,
+                    "payer": after.payer,
+                    "recipient": after.recipient,
+                    "amount": settlement.amount,
+                    "signature": after.signature,
+                    "status": settlement.status,
+                    "submitted_at": after.submitted_at,
+                },
+            )
+        )
+    known = before and before.settlement
+    rows += _settlement_lookups(stream_id, after.seller_id or "", known, settlement)
     return tuple(rows)
 
 
@@ -145,9 +213,23 @@ def _seller_lookups(_stream_id: str, before: Seller | None, after: Seller) -> Lo
     return tuple(rows)
 
 
+def _no_lookups(_stream_id: str, _before: object, _after: object) -> Lookups:
+    return ()
+
+
 SESSION: StreamType[Session] = StreamType("session", Session, session_rules.fold, _session_lookups)
 SELLER: StreamType[Seller] = StreamType("seller", Seller, seller_rules.fold, _seller_lookups)
+WALLET: StreamType[Wallet] = StreamType("wallet", Wallet, onboarding_rules.fold, _no_lookups)
+FUNDING: StreamType[Reservations] = StreamType(
+    "funding", Reservations, reservation_rules.fold, _no_lookups
+)
+PAYMENT: StreamType[Payment] = StreamType(
+    "payment", Payment, payment_rules.fold, _payment_lookups, lambda paid: paid.seller_id or ""
+)
 TYPES: Mapping[str, StreamType[Any]] = {
     "session": cast("StreamType[Any]", SESSION),
     "seller": cast("StreamType[Any]", SELLER),
+    "wallet": cast("StreamType[Any]", WALLET),
+    "funding": cast("StreamType[Any]", FUNDING),
+    "payment": cast("StreamType[Any]", PAYMENT),
 }

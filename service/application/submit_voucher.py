@@ -15,7 +15,7 @@ from service.application.nonces import Nonces
 from service.application.seller_terms import SellerTerms
 from service.application.streams import session_stream
 from service.domain.errors import ClaimTaken, VoucherRejected
-from service.domain.events import SessionEvent, VoucherAccepted
+from service.domain.events import SessionEvent, SessionOpened, VoucherAccepted
 from service.domain.log import decode
 from service.domain.pricing import (
     AmountCharge,
@@ -104,11 +104,14 @@ async def submit_vouchers(
         Conflict, Unavailable: see `Ledger.commit_together`.
     """
     spent: frozenset[str] = frozenset()
+    others: frozenset[str] = frozenset()
     while True:
-        batch = _Batch(nonces, terms, submissions, now, spent)
+        batch = _Batch(nonces, terms, submissions, now, spent, others)
         try:
             verdicts = await batch.commit(ledger, claim_answer)
             break
+        except _OpenedByBuyers as found:
+            others |= found.channel_ids
         except ClaimTaken as taken:
             if not taken.scope.startswith(NONCE_SCOPE):
                 raise
@@ -117,6 +120,14 @@ async def submit_vouchers(
         if verdict.kind == "rejected":
             trace.note(_rejection(terms.seller_id, verdict, now))
     return verdicts
+
+
+class _OpenedByBuyers(Exception):
+    """Channels that would be registered belong to sessions that buyers opened elsewhere."""
+
+    def __init__(self, channel_ids: frozenset[str]) -> None:
+        super().__init__(channel_ids)
+        self.channel_ids = channel_ids
 
 
 class _Batch:
@@ -129,12 +140,14 @@ class _Batch:
         submissions: Sequence[Submission],
         now: UnixMillis,
         spent: frozenset[str],
+        others: frozenset[str],
     ) -> None:
         self._nonces = nonces
         self._terms = terms
         self._submissions = submissions
         self._now = now
         self._spent = spent
+        self._others = others
         self._verdicts: dict[int, Verdict] = {}
         self._channels: dict[str, list[_Priced]] = {}
 
@@ -150,6 +163,7 @@ class _Batch:
         ]
 
         async def claims(outcomes: Sequence[Outcome[Any]]) -> list[Claim]:
+            await self._refuse_others(ledger, outcomes)
             self._give_receipts(outcomes)
             await self._find_replays(ledger)
             answer = claim_answer(self._in_order()) if claim_answer is not None else ()
@@ -157,6 +171,16 @@ class _Batch:
 
         await ledger.commit_together(changes, claims)
         return self._in_order()
+
+    async def _refuse_others(self, ledger: Ledger, outcomes: Sequence[Outcome[Any]]) -> None:
+        """A channel that a buyer opened for another seller's account must not be settled twice."""
+        fresh = [
+            channel_id
+            for channel_id, outcome in zip(self._channels, outcomes, strict=True)
+            if outcome.events and isinstance(outcome.events[0], SessionOpened)
+        ]
+        if fresh and (known := await ledger.store.buyers_sessions(fresh)):
+            raise _OpenedByBuyers(frozenset(known))
 
     def _judge_alone(self, index: int, submission: Submission) -> None:
         """The checks that need no session; what passes waits for its channel's decision."""
@@ -195,6 +219,12 @@ class _Batch:
         terms, voucher = self._terms, item.voucher
         if session is None and terms.seller.unknown_channels == "refuse":
             raise VoucherRejected("session_not_found")
+        if session is None and terms.proven_payers_only and voucher.signer != voucher.payer:
+            raise VoucherRejected("payer_unproven")
+        if session is None and voucher.channel_id in self._others:
+            raise VoucherRejected(
+                "session_not_found", detail="the buyer opened this channel for another account"
+            )
         events = accept_voucher(
             session,
             voucher,

@@ -18,17 +18,20 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.adapters.postgres.connections import reader_engine
 from service.adapters.postgres.event_store import PostgresEventStore
+from service.adapters.postgres.exposure import PostgresExposureStore
 from service.adapters.postgres.group_commit import GroupCommit
 from service.adapters.postgres.queries import PostgresQueries
 from service.adapters.postgres.replay_store import PostgresReplayStore
+from service.adapters.postgres.session_keys import PostgresSessionKeys
 from service.adapters.system import SystemClock
 from service.application.commit import Ledger
-from service.bootstrap import ConfigurationError, required_database
+from service.application.session_keys import SessionKeys
+from service.bootstrap import ConfigurationError, required_database, session_secrets
 from service.cli.output import fail
 from service.config import Settings
 from service.domain.errors import DatabaseUnavailable, LedgerError
 from service.observability import configure_logging
-from service.ports import Clock, EventStore, Queries, ReplayStore
+from service.ports import Clock, EventStore, ExposureStore, Queries, ReplayStore
 from session_ledger.challenge import NETWORKS, Network
 
 T = TypeVar("T")
@@ -51,6 +54,8 @@ class OpenLedger:
     ledger: Ledger
     queries: Queries
     replay_store: ReplayStore
+    session_keys: SessionKeys
+    exposure: ExposureStore
     clock: Clock
 
 
@@ -94,11 +99,20 @@ def operator_settings(
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         fail(f"{local} cannot be read: {type(error).__name__}", as_json=as_json)
+    return load_settings(**given, **found, **_kept_keys(settings))
+
+
+def _kept_keys(settings: Settings) -> dict[str, str]:
+    """What a one-machine service keeps in its data directory, where the settings name nothing."""
+    found: dict[str, str] = {}
     for name in _KEYS:
         key = settings.data_dir / "keys" / f"{name.replace('_', '-')}.json"
         if getattr(settings, name) is None and key.exists():
             found[name] = f"file:{key}"
-    return load_settings(**given, **found)
+    secrets = settings.data_dir / "session-key-secrets"
+    if settings.session_key_secrets is None and secrets.exists():
+        found["session_key_secrets"] = secrets.read_text()
+    return found
 
 
 def run_on_ledger(
@@ -149,6 +163,8 @@ async def open_ledger(settings: Settings) -> AsyncGenerator[OpenLedger]:
             ledger=Ledger(store),
             queries=queries,
             replay_store=PostgresReplayStore(engine),
+            session_keys=SessionKeys(PostgresSessionKeys(store), session_secrets(settings)),
+            exposure=PostgresExposureStore(store),
             clock=SystemClock(),
         )
     finally:

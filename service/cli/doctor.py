@@ -19,8 +19,16 @@ from service.adapters.postgres.inspection import inspect, sample_streams, schema
 from service.adapters.solana.rpc import SolanaRpc
 from service.adapters.solana.signers import KeySourceError, load_signer
 from service.adapters.system import SystemClock
+from service.application.exposure import exposure_page
 from service.application.replay import Replay, Scope
-from service.bootstrap import TOKEN_PROGRAM, policy_of
+from service.bootstrap import (
+    TOKEN_PROGRAM,
+    ConfigurationError,
+    funding_sources,
+    policy_of,
+    session_secrets,
+    settlement_terms,
+)
 from service.cli.connection import DataDir, OpenLedger, open_ledger, operator_settings
 from service.cli.output import FAILED, AsJson, console, show
 from service.config import Settings
@@ -28,11 +36,15 @@ from service.domain.errors import LedgerError
 from service.domain.health import (
     Check,
     Level,
+    judge_cover,
     judge_database,
     judge_genesis,
     judge_mint,
+    judge_open_proof,
+    judge_revoked,
     judge_runway,
     judge_schema,
+    judge_session_keys,
     judge_settlements,
 )
 from service.domain.limits import PAGE_MAX
@@ -42,6 +54,8 @@ from session_ledger.challenge import NETWORKS, Network
 SAMPLE: Final = 20
 """Streams whose projection is compared with the log; `session-ledger replay` compares all."""
 _COLOURS: Final[dict[Level, str]] = {"ok": "green", "warning": "yellow", "failed": "red"}
+
+_KEY_SOURCES: Final = frozenset({"settlement_authority", "fee_payer"})
 
 Checks = AsyncGenerator[Check]
 
@@ -76,7 +90,7 @@ def doctor(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
 async def examine(settings: Settings) -> list[Check]:
     """All checks, in the order in which they are shown."""
     network = NETWORKS[settings.solana_network]
-    found: list[Check] = []
+    found = [judge_open_proof(settings.open_proof, network.name)]
     for checks in (_database(settings), _keys_and_chain(settings, network)):
         async with aclosing(checks):
             found += [check async for check in checks]
@@ -112,10 +126,50 @@ async def _contents(settings: Settings, engine: AsyncEngine) -> Checks:
         now=now,
     ):
         yield check
-    async with open_ledger(settings) as ledger:
+    readable, malformed = _readable_secrets(settings)
+    if malformed is not None:
+        yield malformed
+    async with open_ledger(readable) as ledger:
         yield await _projections(ledger, engine)
         open_ones = await ledger.queries.settlements(status=None, limit=PAGE_MAX)
         yield judge_settlements([(one.status, one.intended_at) for one in open_ones], now)
+        if malformed is None:
+            keys = ledger.session_keys
+            counts = await keys.counts()
+            unknown = {key_id: n for key_id, n in counts.items() if not keys.knows(key_id)}
+            yield judge_session_keys(len(counts) - len(unknown), unknown)
+        yield judge_revoked(await ledger.exposure.revoked_sessions())
+
+
+def _readable_secrets(settings: Settings) -> tuple[Settings, Check | None]:
+    """The settings that a ledger can be opened with, and what is wrong with the secrets."""
+    try:
+        session_secrets(settings)
+    except ConfigurationError as error:
+        remedy = "Correct SESSION_KEY_SECRETS: 32 random bytes as base64, comma-separated."
+        wrong = Check("session keys", "failed", str(error), remedy)
+        return settings.model_copy(update={"session_key_secrets": None}), wrong
+    return settings, None
+
+
+async def _cover(settings: Settings, network: Network, authority: str, chain: SolanaRpc) -> Checks:
+    """Whether what the buyers with open sessions promised could be paid now."""
+    if settings.database_url is None:
+        return
+    try:
+        async with open_ledger(_readable_secrets(settings)[0]) as ledger:
+            page = await exposure_page(
+                ledger.exposure,
+                funding_sources(chain, authority),
+                settlement_terms(authority, network),
+                by="buyer",
+                seller_id=None,
+                limit=PAGE_MAX,
+                after=None,
+            )
+    except (ConfigurationError, LedgerError):
+        return  # said by the checks of the database
+    yield judge_cover([row.headroom for row in page.rows])
 
 
 async def _projections(ledger: OpenLedger, engine: AsyncEngine) -> Check:
@@ -182,6 +236,9 @@ async def _provider(
             fee = transaction_fee(signatures, policy.compute_unit_limit, policy.compute_unit_price)
             lamports = await chain.lamports(payer)
             yield judge_runway(payer, lamports, fee, least=policy.fee_payer_runway)
+        if authority := addresses.get("SETTLEMENT_AUTHORITY"):
+            async for check in _cover(settings, network, authority, chain):
+                yield check
     except LedgerError as error:
         remedy = "Is SOLANA_RPC_URL right? Vouchers are taken without it, settlements wait."
         yield Check(f"rpc {chain.name}", "failed", error.detail, remedy)
@@ -196,7 +253,7 @@ def visible_configuration(settings: Settings) -> dict[str, Any]:
         match value:
             case SecretStr():
                 shown[name.upper()] = _hidden(name, value.get_secret_value())
-            case tuple():
+            case tuple() if name == "solana_rpc_url":
                 shown[name.upper()] = [_host(url) for url in settings.solana_rpc_url]
             case Path():
                 shown[name.upper()] = str(value)
@@ -210,7 +267,7 @@ def _hidden(name: str, secret: str) -> str:
     if name == "database_url":
         return _host(secret)
     kind, colon, _ = secret.partition(":")
-    return f"{kind}:***" if colon else "***"
+    return f"{kind}:***" if colon and name in _KEY_SOURCES else "***"
 
 
 def _host(url: str) -> str:

@@ -11,7 +11,7 @@ from solders.pubkey import Pubkey
 
 from service import migrations
 from service.bootstrap import ConfigurationError, required_database, running_services
-from service.cli import sellers, settlements
+from service.cli import keys, sellers, settlements
 from service.cli.connection import load_settings
 from service.cli.doctor import doctor
 from service.cli.output import AsJson, fail, show
@@ -22,6 +22,7 @@ from service.local.lifeline import end_with_parent
 from service.local.postgres import EmbeddedPostgresError
 from service.observability import configure_logging
 from service.supervisor import ServeOptions, Supervisor
+from service.watcher import SessionWatcher
 from service.worker import SettlementWorker
 
 app = typer.Typer(
@@ -82,7 +83,7 @@ def migrate(as_json: AsJson = False) -> None:
 
 @app.command()
 def worker(as_json: AsJson = False) -> None:
-    """Settle closed sessions, until SIGINT or SIGTERM. Several may run."""
+    """Settle closed sessions and watch open ones, until SIGINT or SIGTERM. Several may run."""
     settings = load_settings()
     end_with_parent()
 
@@ -92,7 +93,7 @@ def worker(as_json: AsJson = False) -> None:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, services.stopping.set)
             show({"status": "working", "network": settings.solana_network}, as_json=as_json)
-            await SettlementWorker(services).run()
+            await asyncio.gather(SettlementWorker(services).run(), SessionWatcher(services).run())
 
     try:
         asyncio.run(run())
@@ -150,6 +151,7 @@ app.command()(replay)
 app.command()(doctor)
 app.add_typer(sellers.app)
 app.add_typer(settlements.app)
+app.add_typer(keys.app)
 
 
 def main() -> None:

@@ -5,16 +5,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from service.api.rendering import moment, settlement_json
-from service.application.streams import session_stream_of
+from service.api.rendering import channel_of, moment, settling_json
 from service.cli.connection import DataDir, OpenLedger, run_on_ledger
 from service.cli.output import AsJson, show, show_rows
 from service.domain.errors import SettlementNotFound
-from service.domain.events import SessionEvent
+from service.domain.events import Event
 from service.domain.limits import PAGE_DEFAULT, PAGE_MAX
 from service.domain.operations import abandon_settlement, resume_settlement
-from service.domain.session import Session
+from service.domain.settlement import Settling
 from service.domain.units import UnixMillis
+from service.ports import OpenSettlement
 
 app = typer.Typer(
     name="settlement",
@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 
 SettlementId = Annotated[str, typer.Argument(help="The settlement, such as stl_... .")]
-Decide = Callable[[Session, UnixMillis], list[SessionEvent]]
+Decide = Callable[[Settling, UnixMillis], list[Event]]
 _MILLIS = 1_000
 
 
@@ -48,7 +48,7 @@ def list_settlements(
                 "status": found.status,
                 "amount": str(found.amount),
                 "sellerId": found.seller_id,
-                "channelId": found.stream_id.split("/", 2)[2],
+                "channelId": channel_of(found.stream_id),
                 "intendedAt": moment(found.intended_at),
                 "ageSeconds": (now - found.intended_at) // _MILLIS,
             }
@@ -67,11 +67,11 @@ def show_settlement(
     """One settlement: its attempts, why it waits, and what to do about it."""
 
     async def run(ledger: OpenLedger) -> dict[str, Any]:
-        stream_id = await _stream_of(ledger, settlement_id)
-        held = await ledger.ledger.read(session_stream_of(stream_id))
-        if held is None or held.state is None:
-            raise SettlementNotFound(f"the log has no session {stream_id!r}")
-        return _facts(held.state)
+        row = await _row_of(ledger, settlement_id)
+        found = await ledger.ledger.settling(row.stream_id)
+        if found is None:
+            raise SettlementNotFound(f"the log has no stream {row.stream_id!r}")
+        return _facts(row, found)
 
     show(run_on_ledger(run, data_dir, as_json=as_json), as_json=as_json)
 
@@ -80,8 +80,8 @@ def show_settlement(
 def retry(settlement_id: SettlementId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Try a parked settlement again, now that its cause is gone. A worker picks it up at once."""
 
-    def decide(session: Session, now: UnixMillis) -> list[SessionEvent]:
-        return resume_settlement(session, now=now)
+    def decide(found: Settling, now: UnixMillis) -> list[Event]:
+        return resume_settlement(found, now=now)
 
     show(_decide(settlement_id, decide, data_dir, as_json=as_json), as_json=as_json)
 
@@ -103,8 +103,8 @@ def abandon(
         question = f"Abandon {settlement_id}? The seller will never be paid for this channel."
         typer.confirm(question, abort=True, err=True)
 
-    def decide(session: Session, now: UnixMillis) -> list[SessionEvent]:
-        return abandon_settlement(session, reason=reason, now=now)
+    def decide(found: Settling, now: UnixMillis) -> list[Event]:
+        return abandon_settlement(found, reason=reason, now=now)
 
     show(_decide(settlement_id, decide, data_dir, as_json=as_json), as_json=as_json)
 
@@ -137,23 +137,22 @@ def _decide(
     settlement_id: str, decide: Decide, data_dir: DataDir, *, as_json: bool
 ) -> dict[str, Any]:
     async def run(ledger: OpenLedger) -> dict[str, Any]:
-        stream_id = await _stream_of(ledger, settlement_id)
+        row = await _row_of(ledger, settlement_id)
         now = ledger.clock.now()
-        return _facts(await ledger.ledger.record(stream_id, lambda session: decide(session, now)))
+        after = await ledger.ledger.record(row.stream_id, lambda found: decide(found, now))
+        return _facts(row, after)
 
     return run_on_ledger(run, data_dir, as_json=as_json)
 
 
-async def _stream_of(ledger: OpenLedger, settlement_id: str) -> str:
+async def _row_of(ledger: OpenLedger, settlement_id: str) -> OpenSettlement:
     found = await ledger.queries.settlement(settlement_id)
     if found is None:
         raise SettlementNotFound(f"no settlement {settlement_id!r}")
-    return found.stream_id
+    return found
 
 
-def _facts(session: Session) -> dict[str, Any]:
-    settlement, terms = session.settlement, session.terms
-    if settlement is None:
+def _facts(row: OpenSettlement, found: Settling) -> dict[str, Any]:
+    if found.settlement is None:
         raise SettlementNotFound("the session was not closed, so it has no settlement")
-    facts = settlement_json(settlement, terms.channel_id, terms.network)
-    return {"sellerId": terms.seller_id, **facts}
+    return {"sellerId": row.seller_id, **settling_json(found)}

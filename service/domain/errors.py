@@ -103,10 +103,14 @@ class FundingSourceUnknown(Rejected):
 
 
 class FundingSourceRefused(Rejected):
-    """The account that should pay cannot: `code` names the finding, as in docs/errors.md."""
+    """The account that should pay cannot; `reason` is the finding's code, as in docs/errors.md."""
 
     code = "funding_source_refused"
     hint = "Do what `detail` says, then send the request again."
+
+    def __init__(self, detail: str, reason: str | None = None) -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 class ChannelNotFound(Rejected):
@@ -136,6 +140,11 @@ class AmountNotRising(Rejected):
     code = "amount_not_monotonic"
     hint = "Ask for the last total plus the price."
 
+    def __init__(self, detail: str, *, last_amount: int = 0, last_sequence: int = 0) -> None:
+        super().__init__(detail)
+        self.last_amount = last_amount
+        self.last_sequence = last_sequence
+
 
 class DepositExceeded(Rejected):
     """The amount is above what the session's deposit, or the funding source, covers."""
@@ -156,6 +165,13 @@ class InvalidWallet(Rejected):
 
     code = "invalid_wallet"
     hint = "Send base58 addresses of 32 bytes."
+
+
+class InvalidAmount(Rejected):
+    """An amount is not a decimal string of atomic units, or not one that makes sense here."""
+
+    code = "invalid_amount"
+    hint = "Send amounts as strings of digits, in atomic units."
 
 
 class NetworkMismatch(Rejected):
@@ -186,6 +202,13 @@ class RecipientNotAllowed(Rejected):
     hint = "Onboard again with this seller among `recipients`."
 
 
+class PayerUnproven(Rejected):
+    """The payer's wallet has not signed for the session key, and this service wants that."""
+
+    code = "payer_unproven"
+    hint = "Have the buyer open the session, or sign its vouchers with its wallet's own key."
+
+
 class SignInRequired(Rejected):
     """The route needs a proof of who owns the wallet."""
 
@@ -198,6 +221,66 @@ class SignInInvalid(Rejected):
 
     code = "sign_in_invalid"
     hint = "Sign a fresh message for this service with the wallet's own key."
+
+
+class InvalidTransaction(Rejected):
+    """The transaction is none that a cluster would take."""
+
+    code = "invalid_transaction"
+    hint = "Build the transaction again with a current client library."
+
+
+class InvalidTransactionEncoding(InvalidTransaction):
+    """The text or the bytes are not one Solana transaction in its wire form."""
+
+    code = "invalid_transaction_encoding"
+    hint = "Send the transaction's wire bytes as standard base64."
+
+
+class SponsorshipRefused(Rejected):
+    """A transaction that our fee payer does not sign; `reason` is the wire's code."""
+
+    code = "sponsorship_refused"
+    hint = "Build the transaction as the answer to /mpp/prepare describes; `detail` says why."
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(detail or reason)
+        self.reason = reason
+
+
+class OnboardingNotFound(Rejected):
+    """No onboarding of this wallet waits for signatures."""
+
+    code = "onboarding_not_found"
+    hint = "Ask for transactions first: POST /api/sessions/onboard."
+
+
+class TransactionAltered(Rejected):
+    """What came back is not, byte for byte, what was issued last for this wallet."""
+
+    code = "transaction_altered"
+    hint = "Onboard again, and sign the transactions of the newest answer, all and in order."
+
+
+class SignatureInvalid(Rejected):
+    """The wallet's signature is missing, or does not hold for the transaction."""
+
+    code = "signature_invalid"
+    hint = "Sign every transaction with the wallet's own key."
+
+
+class TransactionExpired(Rejected):
+    """The transaction's blockhash is too old: it can never land."""
+
+    code = "tx_expired"
+    hint = "Ask for fresh transactions and sign them at once."
+
+
+class SimulationFailed(Rejected):
+    """The transaction would fail, or has failed, on the chain."""
+
+    code = "simulation_failed"
+    hint = "Do what `detail` says of the failure, then start again."
 
 
 class SettlementNotRetryable(Rejected):
@@ -238,6 +321,12 @@ class Conflict(LedgerError):
     hint = "Send the same request again."
 
 
+class ReadingTooOld(Conflict):
+    """A reading of the chain is from before something that the log knows to be on it."""
+
+    code = "reading_too_old"
+
+
 class WrongPosition(Conflict):
     """The stream is not at the expected position."""
 
@@ -273,6 +362,27 @@ class ChainUnavailable(Unavailable):
     """The RPC provider does not answer, or not usefully."""
 
     code = "chain_unavailable"
+
+
+class SessionKeysNotConfigured(Unavailable):
+    """No secret is configured under which session keys could be kept."""
+
+    code = "session_keys_not_configured"
+    hint = "The operator sets SESSION_KEY_SECRETS: 32 random bytes as base64."
+
+
+class SessionKeyUnavailable(Unavailable):
+    """The session's key cannot be opened: the secret that seals it is not configured."""
+
+    code = "session_key_unavailable"
+    hint = "The operator adds the secret that `detail` names to SESSION_KEY_SECRETS again."
+
+
+class DatabaseNotTrusted(Unavailable):
+    """The database was replaced or restored, so nothing is signed until an operator has looked."""
+
+    code = "database_not_trusted"
+    hint = "An operator compares the log with the chain; see docs/runbook.md, Restore."
 
 
 class Corrupt(LedgerError):

@@ -6,6 +6,7 @@ from typing import Literal
 from service.domain.codec import JsonObject
 from service.domain.terms import FundingKind, Limits, Terms
 from service.domain.units import AtomicUsdc, BlockHeight, Lamports, Slot, UnixMillis
+from service.domain.wallet_events import WalletEvent
 
 # --- session stream -------------------------------------------------------------------------
 
@@ -239,6 +240,79 @@ SessionEvent = (
     | SessionRemoved
 )
 
+# --- payment stream -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentSubmitted:
+    """A transaction of the payer's that we signed as fee payer, before it is first sent.
+
+    Afterwards its stream holds the events of its one attempt. `fee` is the most it can cost us.
+    """
+
+    at: UnixMillis
+    payment_id: str
+    dialect: Literal["mpp"]
+    seller_id: str | None
+    payer: str
+    recipient: str
+    amount: AtomicUsdc
+    source: str
+    destination: str
+    mint: str
+    decimals: int
+    token_program: str
+    chain_id: str
+    resource: str | None
+    memo: str | None
+    transaction: bytes
+    signature: str
+    message_hash: bytes
+    blockhash: str
+    last_valid_block_height: BlockHeight
+    tip_height: BlockHeight
+    min_context_slot: Slot
+    first_available_slot: Slot
+    fee: Lamports
+    fee_payer: str
+    creates_recipient_account: bool
+    cluster_id: str
+
+
+PaymentEvent = (
+    PaymentSubmitted
+    | AttemptSent
+    | StatusSeen
+    | SettlementFinalized
+    | AttemptFailed
+    | AttemptExpired
+)
+
+# --- funding stream -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DepositReserved:
+    """A session's deposit out of one funding source; `available` is what the chain then allowed."""
+
+    at: UnixMillis
+    stream_id: str
+    amount: AtomicUsdc
+    available: AtomicUsdc
+    slot: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class DepositReleased:
+    """The session has ended; `slot` is where its payment landed, if it made one."""
+
+    at: UnixMillis
+    stream_id: str
+    slot: Slot | None
+
+
+FundingEvent = DepositReserved | DepositReleased
+
 # --- seller stream --------------------------------------------------------------------------
 
 
@@ -286,4 +360,4 @@ class SellerKeyRevoked:
 
 SellerEvent = SellerRegistered | PriceBookPublished | SellerKeyIssued | SellerKeyRevoked
 
-Event = SessionEvent | SellerEvent
+Event = SessionEvent | SellerEvent | WalletEvent | PaymentEvent | FundingEvent

@@ -313,6 +313,15 @@ def classify(
             return _TRANSACTION_CODES.get(_name(error), "unknown_failure")
 
 
+def classify_transfer(error: object) -> str:
+    """The code for an error of a transaction in which a transfer is all that can fail."""
+    match error:
+        case {"InstructionError": [int(), object() as reason]}:
+            return _of_instruction("transfer", reason, None, None)
+        case _:
+            return _TRANSACTION_CODES.get(_name(error), "unknown_failure")
+
+
 def _of_instruction(
     role: InstructionRole, reason: object, source: Finding | None, destination: Finding | None
 ) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from service.domain.failures import Finding
 from service.domain.terms import FundingKind
-from service.domain.units import AtomicUsdc, Slot
+from service.domain.units import AtomicUsdc, BlockHeight, Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,13 @@ class GrantOrder:
 
 @dataclass(frozen=True, slots=True)
 class GrantTransaction:
-    """One transaction to sign: what it does, in a word, and its message."""
+    """One transaction to sign: what it does, in a word, and its message.
+
+    `swig_address` is the Swig wallet that it is about, which may not exist yet.
+    """
 
     type: str
     message: bytes
     signers: tuple[str, ...]
-    last_valid_block_height: int
+    last_valid_block_height: BlockHeight
+    swig_address: str | None = None

@@ -18,6 +18,11 @@ CLOCK_FAILED_MILLIS: Final = 60_000
 LATE_MINUTES: Final[Mapping[str, int]] = {"intended": 2, "signed": 5, "in_flight": 5}
 """A settlement that is longer on its way wants attention. Spec: settlement safety, alerts."""
 USDC_DECIMALS: Final = 6
+WEAK_OPEN_PROOF: Final = (
+    "MPP_OPEN_PROOF=onboarded: whoever knows a wallet that has onboarded can open a session out of "
+    "it, and is kept from paying itself only by the recipients that the wallet named"
+)
+"""Said at the start and by `doctor` on mainnet-beta."""
 _TRIGGERS: Final = ("events_append_only", "events_no_truncate")
 _ALWAYS: Final = "A"
 _RISKY_COMMITS: Final = frozenset({"off", "local"})
@@ -151,6 +156,57 @@ def judge_settlements(open_ones: Sequence[tuple[str, UnixMillis]], now: UnixMill
         remedy = "Look at `session-ledger settlement list`; is a worker running?"
         return Check("settlements", "warning", detail, remedy)
     return Check("settlements", "ok", detail)
+
+
+def judge_open_proof(proof: str, network: str) -> Check:
+    """What a buyer has to show to open a session."""
+    if proof == "onboarded" and network == "mainnet-beta":
+        remedy = "Set MPP_OPEN_PROOF=required, unless buyers come with the unmodified SDK."
+        return Check("open proof", "warning", WEAK_OPEN_PROOF, remedy)
+    return Check("open proof", "ok", f"{proof}, on {network}")
+
+
+def judge_session_keys(configured: int, unknown: Mapping[str, int]) -> Check:
+    """Whether buyers' sessions can be opened and signed for.
+
+    `configured` is how many secrets there are; `unknown` are ids of others, with the number of
+    session keys that each seals.
+    """
+    if unknown:
+        listed = ", ".join(f"{count} by {key_id}" for key_id, count in sorted(unknown.items()))
+        return Check(
+            "session keys",
+            "failed",
+            f"session keys are sealed by secrets that are not configured: {listed}",
+            "Put the missing secrets back into SESSION_KEY_SECRETS, behind the newest.",
+        )
+    if configured == 0:
+        remedy = "Set SESSION_KEY_SECRETS to 32 random bytes as base64, if buyers open sessions."
+        return Check("session keys", "warning", "no secret seals them", remedy)
+    return Check("session keys", "ok", f"{configured} secrets are configured")
+
+
+def judge_revoked(sessions: int) -> Check:
+    """Open sessions whose payers took back what they had granted."""
+    if sessions == 0:
+        return Check("funding", "ok", "no open session's funding is revoked")
+    remedy = "Their sellers should close them: vouchers are refused, what is owed may not be paid."
+    return Check("funding", "warning", f"revoked for {sessions} open sessions", remedy)
+
+
+def judge_cover(headrooms: Sequence[int | None]) -> Check:
+    """What is promised against what could be paid now, as the headroom of each buyer."""
+    short = [headroom for headroom in headrooms if headroom is not None and headroom < 0]
+    unread = sum(headroom is None for headroom in headrooms)
+    read = f"of {len(headrooms)} buyers" + (f", {unread} of them not read" if unread else "")
+    if not short:
+        return Check("headroom", "ok", f"the promises {read} are covered")
+    return Check(
+        "headroom",
+        "warning",
+        f"{len(short)} {read} promised {-sum(short)} atomic units more than they can pay now",
+        "See GET /v1/exposure; closing early settles what can still be paid.",
+    )
 
 
 def _version(facts: DatabaseFacts) -> Check:

@@ -48,8 +48,20 @@ PAGE_DEFAULT: Final = 50
 PAGE_MAX: Final = 500
 """Rows in one page of any listing."""
 
+RESERVATIONS_MAX: Final = 1_000
+"""Open sessions on one funding source; each open writes the list of them."""
+
+IDLE_TIMEOUT_SECONDS_MAX: Final = 30 * 24 * 3_600
+"""Longest idle timeout that a buyer may ask for: 30 days."""
+
+METADATA_CHARS_MAX: Final = 2 * 1024
+"""JSON that a buyer sends along with an open."""
+
 COMMIT_ATTEMPTS_MAX: Final = 4
 """One decision and three more after lost races; then 503."""
+
+EXPOSURE_SOURCES_MAX: Final = 1_000
+"""Funding sources that one page of the exposure reads: ten requests to the chain."""
 
 CLOSE_WAIT_SECONDS_MAX: Final = 60
 """Longest `wait` of a close request."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from service.domain import events
+from service.domain import events, wallet_events
 from service.domain.codec import canonical, from_json, to_json
 from service.domain.errors import Corrupt
 from service.domain.events import Event
@@ -41,10 +41,17 @@ _TYPE_NAMES: Final[dict[type, str]] = {
     events.SettlementResumed: "settlement_resumed",
     events.SettlementAbandoned: "settlement_abandoned",
     events.SessionRemoved: "session_removed",
+    events.PaymentSubmitted: "payment_submitted",
+    events.DepositReserved: "deposit_reserved",
+    events.DepositReleased: "deposit_released",
     events.SellerRegistered: "seller_registered",
     events.PriceBookPublished: "price_book_published",
     events.SellerKeyIssued: "seller_key_issued",
     events.SellerKeyRevoked: "seller_key_revoked",
+    wallet_events.OnboardingIssued: "onboarding_issued",
+    wallet_events.OnboardingSubmitted: "onboarding_submitted",
+    wallet_events.WalletOnboarded: "wallet_onboarded",
+    wallet_events.OnboardingRevoked: "onboarding_revoked",
 }
 _CLASSES: Final[dict[str, type[Any]]] = {name: cls for cls, name in _TYPE_NAMES.items()}
 EVENT_TYPES: Final = frozenset(_CLASSES)

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from service.domain.terms import FundingKind
 from service.domain.units import AtomicUsdc, BlockHeight, Lamports, Slot
 
 Commitment = Literal["processed", "confirmed", "finalized"]
+
+_SIGNATURE_BYTES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,8 @@ class ChainHeights:
 class FinalizedTransaction:
     """A finalized transaction as fetched: its error, and each token account's change.
 
-    `raw_hash` is the SHA-256 of the wire bytes, signatures included.
+    `raw_hash` is the SHA-256 of the wire bytes, signatures included; `message_hash` of what was
+    signed.
     """
 
     signature: str
@@ -97,6 +100,7 @@ class FinalizedTransaction:
     token_changes: Mapping[str, int]
     memos: tuple[str, ...]
     raw_hash: bytes
+    message_hash: bytes
     logs: tuple[str, ...] = field(default=())
 
 
@@ -151,6 +155,11 @@ class UnsignedTransaction:
         """
         ordered = [signatures[signer] for signer in self.signers]
         return bytes([len(ordered)]) + b"".join(ordered) + self.message
+
+
+def message_of(transaction: bytes) -> bytes:
+    """The message inside wire bytes, as `UnsignedTransaction.signed` makes them."""
+    return transaction[1 + _SIGNATURE_BYTES * transaction[0] :]
 
 
 def chain_id_of(genesis_hash: str) -> str:

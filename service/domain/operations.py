@@ -8,28 +8,27 @@ from service.domain.errors import (
     SettlementNotFound,
     SettlementNotRetryable,
 )
-from service.domain.session import Session
-from service.domain.settlement import TERMINAL_STATUSES, Settlement
+from service.domain.settlement import TERMINAL_STATUSES, Settlement, Settling
 from service.domain.units import UnixMillis
 
 OPERATOR: Final = "operator"
 """Who decides here. It is not `WORKER`: an operator's word starts the growing pauses anew."""
 
 
-def resume_settlement(session: Session, *, now: UnixMillis) -> list[e.SessionEvent]:
+def resume_settlement(found: Settling, *, now: UnixMillis) -> list[e.Event]:
     """Try a parked settlement again, at once.
 
     Raises:
         SettlementNotFound: the session has none.
         SettlementNotRetryable: it is not parked: it is under way, or has ended.
     """
-    settlement = _of(session)
+    settlement = _of(found)
     if settlement.status != "parked":
         raise SettlementNotRetryable(f"the settlement is {settlement.status}, not parked")
     return [e.SettlementResumed(at=now, settlement_id=settlement.settlement_id, by=OPERATOR)]
 
 
-def abandon_settlement(session: Session, *, reason: str, now: UnixMillis) -> list[e.SessionEvent]:
+def abandon_settlement(found: Settling, *, reason: str, now: UnixMillis) -> list[e.Event]:
     """End a settlement for ever without a payment.
 
     Only where no attempt is live: one that was signed and is not proven dead may still be paid.
@@ -38,7 +37,7 @@ def abandon_settlement(session: Session, *, reason: str, now: UnixMillis) -> lis
         SettlementNotFound: the session has none.
         SettlementNotAbandonable: an attempt may still land, or the settlement has ended.
     """
-    settlement = _of(session)
+    settlement = _of(found)
     if settlement.status in TERMINAL_STATUSES:
         raise SettlementNotAbandonable(f"the settlement is {settlement.status} already")
     if (attempt := settlement.live_attempt) is not None:
@@ -47,7 +46,7 @@ def abandon_settlement(session: Session, *, reason: str, now: UnixMillis) -> lis
     return [e.SettlementAbandoned(now, settlement_id, by=OPERATOR, reason=reason)]
 
 
-def _of(session: Session) -> Settlement:
-    if session.settlement is None:
+def _of(found: Settling) -> Settlement:
+    if found.settlement is None:
         raise SettlementNotFound("the session was not closed, so it has no settlement")
-    return session.settlement
+    return found.settlement

@@ -46,7 +46,10 @@ class SignedVoucher:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What the log says of one channel. Its canonical JSON is the projection."""
+    """What the log says of one channel. Its canonical JSON is the projection.
+
+    `granted` says that the chain once allowed us something of this funding source.
+    """
 
     terms: Terms
     lifecycle: Lifecycle
@@ -54,6 +57,7 @@ class Session:
     session_pubkey: str | None
     funding: Funding
     funding_slot: Slot | None
+    granted: bool
     source_token_account: str | None
     cumulative_amount: AtomicUsdc
     voucher_count: int
@@ -92,6 +96,8 @@ class Session:
         if self.settlement is not None:
             ended = self.settlement.status in TERMINAL_STATUSES
             return AtomicUsdc(0) if ended else self.settlement.amount
+        if self.removed_at is not None:  # removed before it was closed: it never will be
+            return AtomicUsdc(0)
         return self.owed if self.terms.deposit is None else self.terms.deposit
 
     @property
@@ -115,14 +121,14 @@ class Session:
 
 
 def open_session(session: Session | None, terms: Terms, now: UnixMillis) -> list[e.SessionEvent]:
-    """Register a channel. The same terms again are no event.
+    """Register a channel. The same terms again are no event; the role is what was found then.
 
     Raises:
         SessionExists: the channel is known with other terms.
     """
     if session is None:
         return [e.SessionOpened(at=now, terms=terms)]
-    if session.terms == terms:
+    if session.terms == replace(terms, swig_role_id=session.terms.swig_role_id):
         return []
     raise SessionExists(f"channel {terms.channel_id!r} is already registered with other terms")
 
@@ -288,6 +294,7 @@ def evolve(session: Session | None, event: e.SessionEvent) -> Session:  # noqa: 
                 session,
                 funding=event.funding,
                 funding_slot=event.slot,
+                granted=event.delegated > 0 or _granted(session, event),
                 source_token_account=event.source_token_account,
             )
         case e.CloseRequested():
@@ -324,6 +331,10 @@ def _signed(before: SignedVoucher | None, event: e.VoucherSigned) -> SignedVouch
     )
 
 
+def _granted(session: Session, event: e.FundingObserved) -> bool:
+    return session.granted and session.source_token_account == event.source_token_account
+
+
 def _lifecycle_after(settlement: Settlement) -> Lifecycle:
     match settlement.status:
         case "settled":
@@ -342,6 +353,7 @@ def _begin(event: e.SessionOpened) -> Session:
         session_pubkey=event.terms.session_pubkey,
         funding="unverified",
         funding_slot=None,
+        granted=False,
         source_token_account=event.terms.source_token_account,
         cumulative_amount=AtomicUsdc(0),
         voucher_count=0,

@@ -1,16 +1,19 @@
-"""The settlement of one session: its state, and how each event changes it.
+"""The settlement of a session or of a one-shot payment: its state, and how events change it.
 
     intended --sign--> signed --send--> in_flight --finalized--> settled
         ^                 |                 |
         |                 +--- expired -----+--- failed on chain ---> intended or parked
         +---- resumed ---- parked ---- abandoned
 
+A one-shot payment begins at `signed`, because the payer signed it, and has that one attempt only:
+where a session's settlement would be intended again, it has failed.
+
 Only a finalized observation or an operator ends a settlement. Spec: docs/settlement.md, which also
 numbers the invariants (I1 to I9) and rules (R1 to R6) that the comments name.
 """
 
 from dataclasses import dataclass, replace
-from typing import Final, Literal, assert_never
+from typing import Final, Literal, Protocol, assert_never
 
 from service.domain import events as e
 from service.domain.errors import Corrupt
@@ -59,7 +62,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The one payment of a session. From `amount` to `swig_role_id` nothing ever changes.
+    """One payment. From `amount` to `swig_role_id` nothing ever changes.
+
+    `authority_kind` is `None` where no key of ours moves money: nothing is to be paid, or the payer
+    signed the transaction itself.
 
     `failure` of an intended settlement is why its last attempt came to nothing; signing again, or
     resuming, clears it. `parks` counts the parkings since an operator last resumed it.
@@ -96,9 +102,22 @@ class Settlement:
             return self.attempts[-1]
         return None
 
+    @property
+    def signed_by_payer(self) -> bool:
+        """Whether this is a one-shot payment: we cannot sign a second attempt."""
+        return self.authority_kind is None and self.source is not None
+
+
+class Settling(Protocol):
+    """What a settlement is of: a session, or a one-shot payment."""
+
+    @property
+    def settlement(self) -> Settlement | None: ...
+
 
 SettlementEvent = (
     e.SettlementIntended
+    | e.PaymentSubmitted
     | e.SettlementNotNeeded
     | e.AttemptSigned
     | e.AttemptSent
@@ -122,8 +141,12 @@ def evolve_settlement(settlement: Settlement | None, event: SettlementEvent) -> 
         if settlement is not None:
             raise Corrupt("a second settlement was intended (invariant I1)")
         return _begin(event)
+    if isinstance(event, e.PaymentSubmitted):
+        if settlement is not None:
+            raise Corrupt("a payment was submitted twice")
+        return _submitted(event)
     if settlement is None or settlement.settlement_id != event.settlement_id:
-        raise Corrupt(f"{type(event).__name__} does not belong to this session's settlement")
+        raise Corrupt(f"{type(event).__name__} does not belong to this settlement")
     if settlement.status in TERMINAL_STATUSES:
         raise Corrupt(f"{type(event).__name__} stands after a terminal settlement")
     return _advance(settlement, event)
@@ -160,6 +183,34 @@ def _begin(event: e.SettlementIntended | e.SettlementNotNeeded) -> Settlement:
     )
 
 
+def _submitted(event: e.PaymentSubmitted) -> Settlement:
+    return Settlement(
+        settlement_id=event.payment_id,
+        status="signed",
+        amount=event.amount,
+        source=event.source,
+        destination=event.destination,
+        recipient=event.recipient,
+        mint=event.mint,
+        decimals=event.decimals,
+        token_program=event.token_program,
+        authority_kind=None,
+        authority=event.payer,
+        guard=None,
+        chain_id=event.chain_id,
+        source_owner=event.payer,
+        swig_address=None,
+        swig_role_id=None,
+        intended_at=event.at,
+        attempts=(_attempt(event, 1),),
+        failure=None,
+        signature=None,
+        slot=None,
+        retry_at=None,
+        parks=0,
+    )
+
+
 def _advance(  # noqa: PLR0911  one return per event
     settlement: Settlement,
     event: e.AttemptSigned
@@ -177,7 +228,7 @@ def _advance(  # noqa: PLR0911  one return per event
             _require(settlement.live_attempt is None, "two live attempts (invariant I4)")
             _require(settlement.status == "intended", f"signed while {settlement.status}")
             _require(event.number == len(settlement.attempts) + 1, "attempt numbers have a gap")
-            attempts = (*settlement.attempts, _attempt(event))
+            attempts = (*settlement.attempts, _attempt(event, event.number))
             return replace(settlement, status="signed", attempts=attempts, failure=None)
         case e.AttemptSent():
             return replace(
@@ -193,13 +244,15 @@ def _advance(  # noqa: PLR0911  one return per event
         case e.AttemptFailed():
             failed = _attempt_becomes(settlement, event.number, "failed", event.slot, event.failure)
             failure = Failure(event.failure, event.error, event.at)
-            status = "intended" if event.retryable else "failed"
+            again = event.retryable and not settlement.signed_by_payer
+            status = "intended" if again else "failed"
             return replace(failed, status=status, failure=failure)
         case e.AttemptExpired():
             code = "blockhash_expired"
             expired = _attempt_becomes(settlement, event.number, "expired", failure=code)
             failure = Failure(code, f"attempt {event.number} can never land", event.at)
-            return replace(expired, status="intended", failure=failure)
+            status = "failed" if settlement.signed_by_payer else "intended"
+            return replace(expired, status=status, failure=failure)
         case e.SettlementParked():
             _require(settlement.live_attempt is None, "parked with a live attempt")
             failure = Failure(event.failure, event.detail, event.at)
@@ -222,9 +275,9 @@ def _advance(  # noqa: PLR0911  one return per event
             assert_never(event)
 
 
-def _attempt(event: e.AttemptSigned) -> Attempt:
+def _attempt(event: e.AttemptSigned | e.PaymentSubmitted, number: int) -> Attempt:
     return Attempt(
-        number=event.number,
+        number=number,
         state="signed",
         signature=event.signature,
         transaction=event.transaction,

@@ -1,5 +1,6 @@
 """How a settlement is to be paid (policy, order, fee), and what is seen while it is."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
@@ -15,6 +16,7 @@ from service.domain.onchain import (
     Simulation,
     TokenAccount,
     TransferOrder,
+    message_of,
 )
 from service.domain.settlement import Attempt, Settlement
 from service.domain.units import Lamports, UnixMillis
@@ -181,6 +183,18 @@ def _fee_payer_finding(order: TransferOrder, lamports: Lamports) -> Finding | No
         return None
     code = "fee_payer_poor" if lamports else "fee_payer_missing"
     return Finding(code, f"{order.fee_payer} has {lamports} lamports and needs {needed}")
+
+
+def is_of(attempt: Attempt, fetched: FinalizedTransaction, *, by_payer: bool) -> bool:
+    """Whether the transaction is this attempt.
+
+    Where all signatures are ours, its bytes must be the log's. A payer may sign its message anew
+    and send that itself: other bytes, but the same payment, which the cluster takes only once.
+    """
+    transaction = named(attempt.transaction)
+    if by_payer:
+        return fetched.message_hash == hashlib.sha256(message_of(transaction)).digest()
+    return fetched.raw_hash == hashlib.sha256(transaction).digest()
 
 
 def in_a_row(attempts: Sequence[Attempt], failure: str) -> int:

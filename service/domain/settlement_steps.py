@@ -10,7 +10,6 @@ with the proof that it can never land (rule R2). An absent answer, a timeout or 
 such a proof (invariant I7).
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
@@ -22,6 +21,7 @@ from service.domain.failures import (
     FAILURES,
     Finding,
     classify,
+    classify_transfer,
     failed_program,
     instruction_roles,
     is_passing,
@@ -36,6 +36,7 @@ from service.domain.settlement_plan import (
     SettlementPolicy,
     destination_finding,
     in_a_row,
+    is_of,
     named,
     obstacle,
     order_of,
@@ -334,14 +335,20 @@ def _finalized(case: _Case, attempt: Attempt) -> Step:
         return Fetch(attempt.signature)
     if fetched == "nothing":
         return case.wait()
-    if fetched.raw_hash != hashlib.sha256(named(attempt.transaction)).digest():
+    if not is_of(attempt, fetched, by_payer=case.settlement.signed_by_payer):
         return case.wait("another_transaction_was_served")
-    if fetched.error is None:
-        return _paid(case, attempt, fetched)
-    if case.seen.accounts is None:
+    return (_failed if fetched.error is not None else _paid)(case, attempt, fetched)
+
+
+def _failed(case: _Case, attempt: Attempt, fetched: FinalizedTransaction) -> Step:
+    by_payer = case.settlement.signed_by_payer
+    if by_payer:
+        code = classify_transfer(fetched.error)
+    elif case.seen.accounts is None:
         return ReadAccounts(order_of(case.settlement, case.policy))
-    creates = attempt.creates_recipient_account
-    code = case.code_of(fetched.error, case.seen.accounts, fetched.logs, creates=creates)
+    else:
+        creates = attempt.creates_recipient_account
+        code = case.code_of(fetched.error, case.seen.accounts, fetched.logs, creates=creates)
     return Record(
         e.AttemptFailed(
             at=case.now,
@@ -350,7 +357,7 @@ def _finalized(case: _Case, attempt: Attempt) -> Step:
             slot=fetched.slot,
             failure=code,
             error=_text(fetched.error),
-            retryable=FAILURES[code].failure_class != "bug",
+            retryable=not by_payer and FAILURES[code].failure_class != "bug",
         )
     )
 

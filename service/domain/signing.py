@@ -40,10 +40,14 @@ def sign_next(
     same = last is not None and amount == last.cumulative_amount
     if last is not None and same and sign(last.sequence).voucher == last.voucher:
         return []
-    if amount <= (0 if last is None else last.cumulative_amount):
-        reached = 0 if last is None else last.cumulative_amount
-        raise AmountNotRising(f"the amount is cumulative and must be above {reached}, got {amount}")
+    reached, sequence = (0, 0) if last is None else (last.cumulative_amount, last.sequence)
+    if amount <= reached:
+        raise AmountNotRising(
+            f"the amount is cumulative and must be above {reached}, got {amount}",
+            last_amount=reached,
+            last_sequence=sequence,
+        )
     deposit = session.terms.deposit
     if deposit is not None and amount > deposit:
         raise DepositExceeded(f"the deposit is {deposit}, got {amount}")
-    return [sign(1 if last is None else last.sequence + 1)]
+    return [sign(sequence + 1)]

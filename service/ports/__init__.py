@@ -1,4 +1,5 @@
-"""What the use cases need from outside: the log (`log.py`); chain, keys, clock (`chain.py`)."""
+"""What the use cases need from outside: the log (`log.py`); the chain, keys and the clock
+(`chain.py`); what operators watch (`watching.py`)."""
 
 from service.ports.chain import (
     Chain,
@@ -7,6 +8,7 @@ from service.ports.chain import (
     Signer,
     SignerUnavailable,
 )
+from service.ports.keys import SealedKey, SessionKeyStore
 from service.ports.log import (
     Append,
     Claim,
@@ -30,6 +32,17 @@ from service.ports.log import (
     StreamAppend,
     StreamKind,
 )
+from service.ports.payments import PaymentCounts, PaymentStore, SettledPayment, Tallies
+from service.ports.watching import (
+    DueSession,
+    ExposureBy,
+    ExposureRow,
+    ExposureStore,
+    NextLook,
+    SourceName,
+    Unsettled,
+    WatchStore,
+)
 
 __all__ = [
     "Append",
@@ -37,25 +50,39 @@ __all__ = [
     "Claim",
     "Clock",
     "Cluster",
+    "DueSession",
     "EventStore",
+    "ExposureBy",
+    "ExposureRow",
+    "ExposureStore",
     "FundingSource",
     "Head",
     "Ledger",
     "LockedStream",
     "LoggedEvent",
     "LookupRow",
+    "NextLook",
     "OpenSettlement",
+    "PaymentCounts",
+    "PaymentStore",
     "Projection",
     "Queries",
     "Rejection",
     "RejectionCount",
     "RejectionTrace",
     "ReplayStore",
+    "SealedKey",
+    "SessionKeyStore",
     "SessionRow",
+    "SettledPayment",
     "Signer",
     "SignerUnavailable",
+    "SourceName",
     "StoredEvent",
     "StoredStream",
     "StreamAppend",
     "StreamKind",
+    "Tallies",
+    "Unsettled",
+    "WatchStore",
 ]

@@ -58,7 +58,9 @@ class Chain(Protocol):
 
     async def lamports(self, address: str) -> Lamports: ...
 
-    async def simulate(self, transaction: bytes) -> Simulation: ...
+    async def simulate(self, transaction: bytes, *, complete: bool = True) -> Simulation:
+        """What would happen to it now. Unless it is `complete`, its signatures are not verified."""
+        ...
 
     async def send(self, transaction: bytes) -> str:
         """Hand the bytes to the cluster; gives a short result code, never evidence of anything."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
-from service.domain.events import SessionEvent
+from service.domain.events import Event
 from service.domain.log import EventRow
-from service.domain.session import Session
+from service.domain.settlement import Settling
 from service.domain.units import AtomicUsdc, StreamPosition, UnixMillis
 
 StreamKind = Literal["session", "seller", "funding", "wallet", "payment"]
@@ -118,6 +118,10 @@ class EventStore(Protocol):
         """A claim made earlier."""
         ...
 
+    async def buyers_sessions(self, channel_ids: Sequence[str]) -> dict[str, str]:
+        """The streams of those sessions that a buyer opened here, by channel id, in one read."""
+        ...
+
     async def voucher(self, stream_id: str, cumulative_amount: int) -> LoggedEvent | None:
         """The event that accepted a voucher of this total, if there is one."""
         ...
@@ -130,10 +134,10 @@ class EventStore(Protocol):
 
 
 class Ledger(Protocol):
-    """The log as the settlement sees it: one session at a time."""
+    """The log as the settlement sees it: one session, or one payment, at a time."""
 
-    async def session(self, stream_id: str) -> tuple[Session, StreamPosition] | None:
-        """The session as the primary database has it now; never from a cache.
+    async def settling(self, stream_id: str) -> Settling | None:
+        """The session or payment as the primary database has it now; never from a cache.
 
         Raises:
             DatabaseUnavailable: it does not answer.
@@ -141,8 +145,8 @@ class Ledger(Protocol):
         ...
 
     async def record(
-        self, stream_id: str, decide: Callable[[Session], Sequence[SessionEvent]]
-    ) -> Session:
+        self, stream_id: str, decide: Callable[[Settling], Sequence[Event]]
+    ) -> Settling:
         """Load, decide, append; decide again after a lost race. Durable on return.
 
         Raises:
@@ -221,6 +225,10 @@ class Queries(Protocol):
     async def release_settlement(self, holder: UUID, stream_id: str) -> None: ...
 
     async def seller_of_key(self, key_id: str) -> str | None: ...
+
+    async def seller_of_recipient(self, recipient: str, network: str) -> str | None:
+        """The seller who is paid at a wallet; the oldest of several."""
+        ...
 
     async def seller_ids(self) -> list[str]: ...
 

@@ -20,6 +20,14 @@ def mainnet_service() -> Iterator[Service]:
         yield started
 
 
+@pytest.fixture(scope="session")
+def devnet_service() -> Iterator[Service]:
+    """`serve` for devnet, with the local chain in its place: what the reference's client knows.
+    Its buyers need no SOL."""
+    with running("--local-chain", SOLANA_NETWORK="devnet", ONBOARD_SPONSOR_FEES="true") as started:
+        yield started
+
+
 @pytest.fixture
 def seller(service: Service) -> Seller:
     """A seller of the test's own, at 10,000 atomic units a request."""

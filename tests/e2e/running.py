@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import asyncpg
+import documented
 import httpx
 from nacl.signing import SigningKey
 from solders.hash import Hash
@@ -136,7 +137,7 @@ class Service:
         parts = {
             "events": own.format("events"),
             "streams": own.format("streams"),
-            "sessions": own.format("sessions"),
+            "sessions": own.format("(SELECT seller_id, stream_id, state FROM sessions)"),
             "settlements": own.format("(SELECT seller_id, settlement_id, status FROM settlements)"),
             "seller_keys": own.format("seller_keys"),
             "claims": "FROM claims t WHERE scope LIKE '%' || $1",
@@ -370,22 +371,34 @@ def problem_of(answer: httpx.Response, status: int, code: str) -> dict[str, Any]
 @contextmanager
 def running(*options: str, **environment: str) -> Iterator[Service]:
     """`serve` with a database and a chain of its own, stopped afterwards."""
-    with TemporaryDirectory(prefix="session-ledger-") as directory:
-        data_dir, log = Path(directory) / "data", Path(directory) / "serve.log"
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--json"]
-        command += ["--data-dir", str(data_dir), *options]
-        with log.open("wb") as errors:
-            process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=errors, env={**os.environ, **environment}
-            )
-        assert process.stdout is not None
-        with process.stdout as output:
-            try:
-                line = output.readline()
-                assert b'"ready"' in line, (line, log.read_text())
-                facts = json.loads((data_dir / "local.json").read_text())
-                with httpx.Client(base_url=facts["baseUrl"], timeout=START_SECONDS) as http:
-                    yield Service(facts, log, data_dir, process, http)
-            finally:
-                process.send_signal(signal.SIGTERM)
-                process.wait(START_SECONDS)
+    with (
+        TemporaryDirectory(prefix="session-ledger-") as directory,
+        serving(Path(directory), *options, **environment) as service,
+    ):
+        yield service
+
+
+@contextmanager
+def serving(directory: Path, *options: str, **environment: str) -> Iterator[Service]:
+    """`serve` on what the directory holds, for one life; a later option wins."""
+    data_dir, log = directory / "data", directory / "serve.log"
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--json"]
+    command += ["--data-dir", str(data_dir), *options]
+    with log.open("ab") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, env={**os.environ, **environment}
+        )
+    assert process.stdout is not None
+    with process.stdout as output:
+        try:
+            line = output.readline()
+            assert b'"ready"' in line, (line, log.read_text())
+            facts = json.loads((data_dir / "local.json").read_text())
+            hooks = {"response": [documented.check]}
+            with httpx.Client(
+                base_url=facts["baseUrl"], timeout=START_SECONDS, event_hooks=hooks
+            ) as http:
+                yield Service(facts, log, data_dir, process, http)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(START_SECONDS)

@@ -4,11 +4,18 @@ import json
 import re
 from typing import Any
 
+import documented
+import httpx
 import pytest
 from running import Service
 
-from service.api.problems import Problem
+from service.api.mpp.answers import failure_code
+from service.api.problems import Problem, status_of
 from service.domain import errors
+from service.domain.errors import LedgerError
+from service.domain.failures import FAILURES
+from service.domain.sponsorship import REFUSALS
+from service.ports import SignerUnavailable
 
 # What each route can answer besides the problems of every route. Spec: HTTP contract, "Sellers".
 PROBLEMS = {
@@ -21,7 +28,9 @@ PROBLEMS = {
     "GET /v1/challenge": {"unauthorized"},
     "POST /v1/vouchers/verify": {"unauthorized", "idempotency_key_reused"},
     "POST /v1/vouchers/verify-batch": {"unauthorized", "idempotency_key_reused"},
-    "POST /v1/sessions": {"unauthorized", "idempotency_key_reused", "session_exists"},
+    "POST /v1/sessions": {
+        "unauthorized", "idempotency_key_reused", "session_exists", "payer_unproven",
+    },
     "GET /v1/sessions": {"unauthorized"},
     "GET /v1/sessions/{channel_id}": {"unauthorized", "session_not_found"},
     "GET /v1/sessions/{channel_id}/vouchers": {"unauthorized", "session_not_found"},
@@ -34,7 +43,61 @@ PROBLEMS = {
     "GET /v1/settlements/{settlementId}": {"unauthorized", "settlement_not_found"},
     "GET /v1/events": {"unauthorized"},
     "GET /v1/events/stream": {"unauthorized"},
+    "GET /v1/exposure": {"unauthorized"},
 }  # fmt: skip
+_PROOF = {"sign_in_required", "sign_in_invalid", "invalid_wallet"}
+_STEP = {"invalid_request", "database_unavailable", "wrong_position", "body_too_large"}
+# Every code that a buyers' route can answer. Spec: the reference's codes; docs/buyers.md.
+WIRE = {
+    "POST /mpp/session/open": {
+        *_STEP, *_PROOF, "invalid_amount", "network_mismatch", "wallet_not_onboarded",
+        "recipient_not_allowed", "seller_not_registered", "insufficient_deposit",
+        "funding_source_refused", "too_many_open_sessions", "delegate_revoked", "wrong_mint",
+        "source_account_missing", "source_account_frozen", "source_owner_mismatch", "swig_off",
+        "swig_account_missing", "swig_v1", "swig_role_not_found", "swig_role_expired",
+        "swig_permission_missing", "chain_unavailable", "reading_too_old",
+        "session_keys_not_configured",
+    },
+    "POST /mpp/session/voucher": {
+        *_STEP, "invalid_amount", "channel_not_found", "channel_already_closed", "channel_expired",
+        "funding_revoked", "insufficient_deposit", "amount_not_monotonic",
+        "session_key_unavailable",
+    },
+    "POST /mpp/session/close": {
+        *_STEP, "channel_not_found", "settlement_pending", "settlement_failed", "abandoned",
+        *map(failure_code, FAILURES),
+    },
+    "POST /mpp/prepare": {
+        "invalid_request", "network_mismatch", "body_too_large", "chain_unavailable",
+    },
+    "POST /mpp/settle": {
+        *_STEP, *REFUSALS, "invalid_wallet", "invalid_amount", "network_mismatch",
+        "seller_not_registered", "invalid_transaction", "invalid_transaction_encoding",
+        "chain_unavailable", "database_not_trusted", "signer_unavailable", "claim_taken",
+        "settlement_pending", "transaction_failed",
+    },
+    "GET /mpp/stats": {"database_unavailable"},
+    "POST /api/sessions/onboard": {
+        *_STEP, *_PROOF, "invalid_amount", "network_mismatch", "not_eligible",
+        "temporarily_unavailable",
+    },
+    "POST /api/sessions/onboard/confirm": {
+        *_STEP, *_PROOF, "invalid_transaction_encoding", "onboarding_not_found",
+        "transaction_altered", "signature_invalid", "tx_expired", "simulation_failed",
+        "temporarily_unavailable",
+    },
+    "GET /api/sessions/onboard/status": {
+        *_STEP - {"body_too_large"}, *_PROOF, "network_mismatch",
+    },
+}  # fmt: skip
+# Codes of the wire alone: no class of errors and no failure of a settlement has them.
+WIRE_ONLY = {
+    "abandoned", "body_too_large", "insufficient_balance", "not_eligible", "settlement_failed",
+    "settlement_pending", "swig_off", "swig_role_not_found", "temporarily_unavailable",
+    "too_many_open_sessions", "transaction_failed",
+}  # fmt: skip
+PROVEN = {name: True for name in WIRE if "/onboard" in name} | {"POST /mpp/session/open": False}
+"""Where SIGN-IN-WITH-X is read, and whether it always has to be there."""
 OPERATORS = {"GET /healthz", "GET /readyz", "GET /metrics"}
 ALWAYS = {"invalid_request", "database_unavailable"}
 RETRYABLE = {"database_unavailable", "wrong_position"}
@@ -67,10 +130,26 @@ def examples_of(operation: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def refusals_of(operation: dict[str, Any]) -> list[tuple[int, str, dict[str, Any]]]:
+    """The example refusals of a buyers' route: status, code, body."""
+    return [
+        (int(status), code, example["value"])
+        for status, answer in operation["responses"].items()
+        for code, example in answer["content"]["application/json"].get("examples", {}).items()
+    ]
+
+
+def codes_of_classes(root: type[LedgerError]) -> dict[str, type[LedgerError]]:
+    found = {root.code: root}
+    for child in root.__subclasses__():
+        found |= codes_of_classes(child)
+    return found
+
+
 def test_every_route_of_the_contract_is_documented_and_no_other(
     operations: dict[str, Any],
 ) -> None:
-    assert set(operations) == set(PROBLEMS) | OPERATORS
+    assert set(operations) == set(PROBLEMS) | set(WIRE) | OPERATORS
 
 
 def test_every_operation_says_what_it_does_and_who_may_call_it(
@@ -82,12 +161,13 @@ def test_every_operation_says_what_it_does_and_who_may_call_it(
         assert operation["summary"], name
         assert len(operation["description"]) > 15, name
         assert operation["tags"], name
-        if name in OPERATORS:
+        if name in OPERATORS or name in WIRE:
             assert "security" not in operation
         else:
-            wanted = "adminToken" if " /v1/sellers" in name else "sellerKey"
-            assert operation["security"] == [{wanted: []}]
-            assert schemes[wanted]["scheme"] == "bearer"
+            wanted = ["adminToken"] if " /v1/sellers" in name else ["sellerKey"]
+            wanted += ["adminToken"] if name.endswith("/v1/exposure") else []
+            assert operation["security"] == [{scheme: []} for scheme in wanted]
+            assert {schemes[scheme]["scheme"] for scheme in wanted} == {"bearer"}
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -112,6 +192,70 @@ def test_the_listed_problems_are_those_of_the_service(operations: dict[str, Any]
     codes = {code for operation in operations.values() for code in examples_of(operation)}
     known = {cls.code for cls in vars(errors).values() if isinstance(cls, type)} - {"type"}
     assert codes - known == {"body_too_large"}
+
+
+@pytest.mark.parametrize("name", WIRE)
+def test_every_refusal_of_a_buyers_route_is_listed_as_the_client_reads_it(
+    operations: dict[str, Any], name: str
+) -> None:
+    method, path = name.split()
+    classes = codes_of_classes(LedgerError)
+    refusals = refusals_of(operations[name])
+    assert {code for _, code, _ in refusals} == WIRE[name]
+    assert len(refusals) == len(WIRE[name])
+    for status, code, body in refusals:
+        assert (body["success"], body["ok"], body["error"]) == (False, False, code)
+        assert documented.faults(path, method, status, body) == []
+        if path == "/mpp/settle" and code != "body_too_large":
+            assert status == 200
+        elif code in classes and code not in FAILURES:
+            assert status == status_of(classes[code]), code
+
+
+def test_the_listed_refusals_are_those_of_the_service(operations: dict[str, Any]) -> None:
+    codes = {code for name in WIRE for _, code, _ in refusals_of(operations[name])}
+    known = {*codes_of_classes(LedgerError), *FAILURES, *REFUSALS, SignerUnavailable.code}
+    assert codes - known == WIRE_ONLY - {"insufficient_balance"}
+    assert codes >= WIRE_ONLY
+
+
+def test_the_proof_of_the_wallet_is_documented_where_it_is_read(
+    operations: dict[str, Any],
+) -> None:
+    named = {
+        name: parameter["required"]
+        for name, operation in operations.items()
+        for parameter in operation.get("parameters", [])
+        if parameter["name"] == "SIGN-IN-WITH-X"
+    }
+    assert named == PROVEN
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, {"success": False, "ok": False, "error": "invalid_request", "detail": "x"}),
+        (400, {"success": False, "ok": False, "error": "channel_not_found", "detail": "x"}),
+        (400, {"success": False, "ok": False, "error": "invalid_request", "detail": ["x"]}),
+        (400, {"success": False, "ok": False, "error": "invalid_request", "detail": "x", "y": 1}),
+        (418, {"success": False, "ok": False, "error": "invalid_request", "detail": "x"}),
+    ],
+)
+def test_an_answer_that_is_not_documented_fails_the_test_that_met_it(
+    status: int, body: dict[str, Any]
+) -> None:
+    good = {"success": False, "ok": False, "error": "invalid_request", "detail": "x"}
+    for answer, fails in ((httpx.Response(400, json=good), False),
+                          (httpx.Response(status, json=body), True)):  # fmt: skip
+        with httpx.Client(
+            transport=httpx.MockTransport(lambda _, answer=answer: answer),
+            event_hooks={"response": [documented.check]},
+        ) as http:
+            if fails:
+                with pytest.raises(AssertionError):
+                    http.post("http://ledger.example/mpp/session/close")
+            else:
+                http.post("http://ledger.example/mpp/session/close")
 
 
 def test_every_answer_and_every_body_has_a_schema_that_exists(

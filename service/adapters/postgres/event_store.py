@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.adapters.postgres.group_commit import GroupCommit
-from service.adapters.postgres.tables import claims, events, streams
+from service.adapters.postgres.tables import claims, events, sessions, streams
 from service.domain.errors import DatabaseUnavailable
 from service.domain.log import EventRow
 from service.domain.units import StreamPosition, UnixMillis
@@ -64,6 +64,13 @@ class PostgresEventStore:
         )
         rows = await self.fetch(query)
         return Claim(scope, key, rows[0].request_hash, rows[0].response) if rows else None
+
+    async def buyers_sessions(self, channel_ids: Sequence[str]) -> dict[str, str]:
+        """See `EventStore.buyers_sessions`."""
+        query = sa.select(sessions.c.channel_id, sessions.c.stream_id).where(
+            sessions.c.channel_id.in_(channel_ids), sessions.c.opened_by == "buyer"
+        )
+        return {row.channel_id: row.stream_id for row in await self.fetch(query)}
 
     async def read(
         self, stream_id: str, *, after: int = 0, up_to: int | None = None

@@ -207,6 +207,22 @@ class PostgresQueries:
         )
         return rows[0].seller_id if rows else None
 
+    async def seller_of_recipient(self, recipient: str, network: str) -> str | None:
+        """See `Queries`."""
+        registered = sa.and_(
+            events.c.stream_id == sa.literal("seller/") + sellers.c.seller_id,
+            events.c.position == 1,
+        )
+        query = (
+            sa.select(sellers.c.seller_id)
+            .join(events, registered)
+            .where(sellers.c.recipient == recipient, sellers.c.network == network)
+            .order_by(events.c.tx_id, events.c.feed_id)
+            .limit(1)
+        )
+        rows = await self._fetch(query)
+        return rows[0].seller_id if rows else None
+
     async def seller_ids(self) -> list[str]:
         """All sellers, by name."""
         query = sa.select(sellers.c.seller_id).order_by(sellers.c.name, sellers.c.seller_id)

@@ -75,6 +75,10 @@ streams = sa.Table(
     postgresql_with={"fillfactor": "60"},  # room for updates in place
 )
 
+WATCHED = "(state = 'open' OR opened_by = 'buyer' AND state IN ('settled', 'failed', 'removed'))"
+"""Open sessions, and buyers' ones that have ended: a deposit is to be released."""
+_UNSETTLED = sa.text("state IN ('open', 'closing')")
+
 sessions = sa.Table(
     "sessions",
     metadata,
@@ -84,8 +88,27 @@ sessions = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("payer", sa.Text, nullable=False),
     sa.Column("opened_at", sa.BigInteger, nullable=False),
+    sa.Column("opened_by", sa.Text, nullable=False, server_default="seller"),
+    # When to look at it next, and the token account that the last look found. Not of the log.
+    sa.Column("check_at", sa.DateTime(timezone=True), server_default=sa.text("now()")),
+    sa.Column("source", sa.Text),
+    sa.Index(
+        "sessions_due",
+        "check_at",
+        postgresql_where=sa.text(f"{WATCHED} AND check_at IS NOT NULL"),
+    ),
+    sa.Index("sessions_unsettled_by_buyer", "payer", postgresql_where=_UNSETTLED),
+    sa.Index("sessions_unsettled_by_seller", "seller_id", "payer", postgresql_where=_UNSETTLED),
+    sa.Index("sessions_unsettled_by_source", "source", postgresql_where=_UNSETTLED),
     sa.Index("sessions_listing", "seller_id", "opened_at", "stream_id"),
     sa.Index("sessions_by_payer", "seller_id", "payer", "opened_at", "stream_id"),
+    # The ids that we make for buyers are in no two streams.
+    sa.Index(
+        "sessions_of_buyers",
+        "channel_id",
+        unique=True,
+        postgresql_where=sa.text("opened_by = 'buyer'"),
+    ),
 )
 
 settlements = sa.Table(
@@ -139,6 +162,7 @@ sellers = sa.Table(
         unique=True,
         postgresql_where=sa.text("NOT shared_recipient"),
     ),
+    sa.Index("sellers_by_recipient", "recipient", "network"),
 )
 
 seller_keys = sa.Table(
@@ -148,6 +172,24 @@ seller_keys = sa.Table(
     sa.Column("seller_id", sa.Text, nullable=False, index=True),
     sa.Column("key_hash", sa.LargeBinary, nullable=False),
     sa.Column("revoked", sa.Boolean, nullable=False),
+)
+
+payments = sa.Table(
+    "payments",
+    metadata,
+    sa.Column("payment_id", sa.Text, primary_key=True),
+    sa.Column("stream_id", sa.Text, nullable=False, unique=True),
+    sa.Column("seller_id", sa.Text, nullable=False),  # '' for a recipient who is no seller here
+    sa.Column("dialect", sa.Text, nullable=False),
+    sa.Column("payer", sa.Text, nullable=False),
+    sa.Column("recipient", sa.Text, nullable=False),
+    sa.Column("amount", AMOUNT, nullable=False),
+    sa.Column("signature", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("submitted_at", sa.BigInteger, nullable=False),
+    sa.CheckConstraint(f"amount BETWEEN 1 AND {U64_MAX}", name="payment_amount_u64"),
+    sa.Index("payments_by_time", "submitted_at"),
+    sa.Index("payments_of_recipient", "recipient", "submitted_at"),
 )
 
 claims = sa.Table(
@@ -183,6 +225,24 @@ recent_rejections = sa.Table(
     sa.Column("at", sa.BigInteger, nullable=False),
 )
 
+session_keys = sa.Table(
+    "session_keys",
+    metadata,
+    sa.Column("stream_id", sa.Text, primary_key=True),
+    sa.Column("session_pubkey", sa.Text, nullable=False),
+    sa.Column("key_id", sa.Text, nullable=False, index=True),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    _moment("created_at", default=True),
+)
+
+tallies = sa.Table(
+    "tallies",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("day", sa.Integer, primary_key=True, autoincrement=False),  # since 1970-01-01, UTC
+    sa.Column("count", sa.BigInteger, nullable=False),
+)
+
 deployment = sa.Table(
     "deployment",
     metadata,
@@ -194,6 +254,6 @@ deployment = sa.Table(
 )
 
 LOOKUPS: dict[str, sa.Table] = {
-    table.name: table for table in (sessions, settlements, attempts, sellers, seller_keys)
+    table.name: table for table in (sessions, settlements, attempts, payments, sellers, seller_keys)
 }
 """Tables that an append may write beside the log; all are remade from it."""

@@ -22,6 +22,7 @@ from service.domain.errors import Corrupt, FundingSourceRefused, InvalidWallet
 from service.domain.failures import Finding
 from service.domain.funding import FundingReading, GrantOrder, GrantTransaction, SourceRef
 from service.domain.onchain import TokenAccount, TransferOrder, UnsignedTransaction
+from service.domain.settlement_plan import LAMPORTS_PER_SIGNATURE
 from service.domain.terms import FundingKind
 from service.domain.units import AtomicUsdc, Slot
 from service.ports import Chain
@@ -93,11 +94,28 @@ class DelegateFunding:
             raise Corrupt(f"settlement {order.settlement_id} cannot be built: {error}") from error
 
     async def grant(self, order: GrantOrder) -> list[GrantTransaction]:
-        """One transaction: the buyer approves our key, up to the spend limit."""
+        """One transaction: the buyer approves our key, up to the spend limit. An account has one
+        delegate, so this replaces an earlier one, whoever it is."""
         ref = await self.locate(order.buyer, None, order.mint)
         account = await self._chain.token_account(ref.token_account, "confirmed")
         if account is None:
-            raise FundingSourceRefused("the wallet has no USDC account: send it USDC first")
+            raise FundingSourceRefused(
+                f"{order.buyer} has no account for {order.mint}: send it some USDC first"
+            )
+        if account.owner != order.buyer:
+            raise FundingSourceRefused(
+                f"the account {ref.token_account} belongs to {account.owner}, not to the buyer"
+            )
+        if account.frozen:
+            raise FundingSourceRefused(
+                f"the account {ref.token_account} is frozen: only the mint's issuer can thaw it"
+            )
+        if order.fee_payer == order.buyer and (
+            await self._chain.lamports(order.buyer) < LAMPORTS_PER_SIGNATURE
+        ):
+            raise FundingSourceRefused(
+                f"{order.buyer} holds no SOL, and the fee is paid in SOL: send it about 0.001 SOL"
+            )
         buyer = Pubkey.from_string(order.buyer)
         approve = approve_checked(
             ApproveCheckedParams(

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from solana.exceptions import SolanaRpcException
 from solana.rpc.async_http_provider import AsyncHTTPProvider
 from solana.rpc.jsonrpc import JsonRpcRequest
+from solders.message import to_bytes_versioned
 from solders.transaction import VersionedTransaction
 
 from service.adapters.solana import accounts
@@ -138,14 +139,15 @@ class SolanaRpc:
         context = as_object(await self._call("getBalance", address, {"commitment": "confirmed"}))
         return Lamports(as_integer(context.get("value")))
 
-    async def simulate(self, transaction: bytes) -> Simulation:
-        """Simulate the bytes exactly as they are, signatures verified, at `confirmed`.
+    async def simulate(self, transaction: bytes, *, complete: bool = True) -> Simulation:
+        """Simulate the bytes exactly as they are, at `confirmed`; a complete one with signatures
+        verified.
 
         A provider that refuses the signatures says so by an RPC error, before it simulates.
         """
         options = {
             "encoding": "base64",
-            "sigVerify": True,
+            "sigVerify": complete,
             "replaceRecentBlockhash": False,
             "commitment": "confirmed",
         }
@@ -226,6 +228,7 @@ class SolanaRpc:
             token_changes=token_changes(meta, keys),
             memos=transaction_memos(transaction),
             raw_hash=sha256(raw).digest(),
+            message_hash=sha256(to_bytes_versioned(transaction.message)).digest(),
             logs=log_lines(meta.get("logMessages")),
         )
 

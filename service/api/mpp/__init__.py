@@ -1,0 +1,1 @@
+"""The buyers' routes, as the reference client speaks to them."""

@@ -1,0 +1,485 @@
+"""Buyers' sessions over HTTP: the documentation's names, the keys, the closes that do not go well.
+
+What the reference's client sees of them is in the `test_mpp_*_sdk` files.
+"""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from nacl.signing import SigningKey
+from running import (
+    PRICE,
+    USDC,
+    Buyer,
+    Seller,
+    Service,
+    fresh,
+    path_of,
+    running,
+    seed,
+    serving,
+    until,
+)
+from solders.keypair import Keypair
+from solders.pubkey import Pubkey
+
+from service.application.session_keys import parse_secrets
+from session_ledger.challenge import NETWORKS
+from session_ledger.sign_in import build
+
+DEPOSIT = USDC
+OPEN, VOUCHER, CLOSE = (f"/mpp/session/{name}" for name in ("open", "voucher", "close"))
+ENVELOPE = ("voucher", "signature", "signer", "signatureType")
+RACERS = 32
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Service]:
+    """Two processes behind one socket, whose watchers look often."""
+    with running("--workers", "2", WATCH_SECONDS="0.2") as started:
+        yield started
+
+
+def proof_of(buyer: Buyer) -> dict[str, str]:
+    key = SigningKey(bytes(buyer.wallet)[:32])
+    header = build(
+        key,
+        domain="127.0.0.1",
+        chain_id=NETWORKS["localnet"].chain_id,
+        now_millis=int(time.time() * 1_000),
+    )
+    return {"SIGN-IN-WITH-X": header}
+
+
+def onboarded(service: Service, *, approved: int = 25 * USDC) -> Buyer:
+    """A buyer that may open sessions, up to what it approved."""
+    buyer = service.buyer("mpp buyer")
+    buyer.fund(approved=approved)
+    body = {"buyer_wallet": buyer.address, "spend_limit_atomic": str(approved)}
+    answer = service.http.post("/api/sessions/onboard", json=body, headers=proof_of(buyer))
+    assert answer.json()["status"] == "ready", answer.text
+    return buyer
+
+
+def payable(service: Service) -> Seller:
+    seller = service.seller("mpp seller")
+    service.chain.receive(seller.wallet)
+    return seller
+
+
+def open_body(buyer: Buyer, recipient: str, **changes: Any) -> dict[str, Any]:
+    body = {
+        "buyer_wallet": buyer.address,
+        "buyer_swig_address": buyer.address,
+        "seller_wallet": recipient,
+        "deposit_atomic": str(DEPOSIT),
+        **changes,
+    }
+    return {name: value for name, value in body.items() if value is not ...}
+
+
+def opened(buyer: Buyer, recipient: str, **changes: Any) -> str:
+    """The channel id of a new session."""
+    answer = buyer.service.http.post(OPEN, json=open_body(buyer, recipient, **changes))
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["channel_id"])
+
+
+def pay(service: Service, channel: str, amount: int, nonce: str = "n") -> dict[str, Any]:
+    """The answer with a voucher over a total."""
+    body = {"channel_id": channel, "amount": str(amount), "serverNonce": nonce}
+    answer = service.http.post(VOUCHER, json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def presented(seller: Seller, answer: dict[str, Any]) -> dict[str, Any]:
+    return seller.verify({name: answer[name] for name in ENVELOPE})
+
+
+def close(service: Service, channel: str) -> dict[str, Any]:
+    answer = service.http.post(CLOSE, json={"channel_id": channel})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def refusal(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The body of a refusal, in the one form that the wire has."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    body: dict[str, Any] = answer.json()
+    assert (body["success"], body["ok"], body["error"]) == (False, False, code), body
+    assert isinstance(body["detail"], str)
+    assert body["detail"]
+    return body
+
+
+# --- the answers ----------------------------------------------------------------------------
+
+
+def test_answers_hold_the_names_of_the_code_and_of_the_documentation(service: Service) -> None:
+    buyer, seller = onboarded(service), payable(service)
+    recipient = seller.facts["recipient"]
+    body = open_body(
+        buyer,
+        recipient,
+        buyer_wallet=...,
+        wallet=buyer.address,
+        idle_timeout_seconds=600,
+        metadata={"note": "x" * 2_000},
+        unknown_to_us=[1],
+    )
+    first = service.http.post(OPEN, json=body).json()
+    assert first["success"] is first["ok"] is True
+    channel = first["channel_id"]
+    assert (first["state"], first["network"], first["deposit_atomic"]) == (
+        "open", "localnet", str(DEPOSIT),
+    )  # fmt: skip
+    assert first["channel_program"] == "swigypWHEksbC64pWKwah1WTeh9JXwx8H1rJHLdbQMB"
+    assert (first["idle_timeout_seconds"], first["settles"]) == (600, "presented")
+    assert not [name for name, value in first.items() if value is None]
+    asked = {"channel_id": channel, "cumulative_amount": str(PRICE), "server_nonce": "n"}
+    signed = service.http.post(VOUCHER, json=asked).json()
+    assert signed["success"] is signed["ok"] is True
+    assert list(signed["voucher"].items()) == [
+        ("channelId", channel),
+        ("payer", buyer.address),
+        ("recipient", recipient),
+        ("cumulativeAmount", str(PRICE)),
+        ("meter", "request"),
+        ("units", "1"),
+        ("serverNonce", "n"),
+        ("chainId", NETWORKS["localnet"].chain_id),
+        ("channelProgram", "swigypWHEksbC64pWKwah1WTeh9JXwx8H1rJHLdbQMB"),
+        ("sequence", 1),
+    ]
+    assert (signed["signer"], signed["signatureType"]) == (first["session_pubkey"], "ed25519")
+    assert (signed["sequence"], signed["amount"], signed["cumulative_amount"]) == (
+        1, str(PRICE), str(PRICE),
+    )  # fmt: skip
+    assert signed["remaining_atomic"] == str(DEPOSIT - PRICE)
+    assert presented(seller, signed)["valid"]
+    closed = close(service, channel)
+    assert closed["success"] is closed["ok"] is True
+    facts = closed["settlement"]
+    assert (closed["channel_id"], closed["state"]) == (channel, "settled")
+    assert (facts["seller"], facts["amount_settled"]) == (recipient, str(PRICE))
+    assert (facts["buyer_refund"], facts["voucher_count"]) == (str(DEPOSIT - PRICE), 1)
+    assert facts["session_duration_seconds"] >= 0
+    assert facts["signature"]
+    assert close(service, channel) == closed
+
+
+def test_a_session_that_nobody_used_closes_at_once_with_nothing(service: Service) -> None:
+    buyer, seller = onboarded(service), payable(service)
+    channel = opened(buyer, seller.facts["recipient"])
+    closed = close(service, channel)
+    assert closed["settlement"] == {
+        "seller": seller.facts["recipient"],
+        "amount_settled": "0",
+        "buyer_refund": str(DEPOSIT),
+        "voucher_count": 0,
+        "session_duration_seconds": closed["settlement"]["session_duration_seconds"],
+    }
+
+
+def test_a_session_that_its_seller_removed_costs_nothing_and_says_so(service: Service) -> None:
+    buyer, seller = onboarded(service), payable(service)
+    channel = opened(buyer, seller.facts["recipient"])
+    assert presented(seller, pay(service, channel, PRICE))["valid"]
+    assert seller.delete(path_of(channel)).status_code == 204
+    closed = close(service, channel)
+    assert (closed["state"], closed["settlement"]["amount_settled"]) == ("removed", "0")
+    assert closed["settlement"]["buyer_refund"] == str(DEPOSIT)
+
+
+# --- refusals -------------------------------------------------------------------------------
+
+
+def test_a_refused_total_comes_with_the_last_one(service: Service) -> None:
+    channel = opened(onboarded(service), str(Keypair().pubkey()))
+    body = {"channel_id": channel, "amount": "0", "serverNonce": "n"}
+    none = refusal(service.http.post(VOUCHER, json=body), 409, "amount_not_monotonic")
+    assert (none["last_amount"], none["last_sequence"]) == ("0", 0)
+    pay(service, channel, 7)
+    body |= {"amount": "7", "serverNonce": "another"}
+    last = refusal(service.http.post(VOUCHER, json=body), 409, "amount_not_monotonic")
+    assert (last["last_amount"], last["last_sequence"]) == ("7", 1)
+    assert pay(service, channel, 8)["sequence"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "code"),
+    [
+        ({"metadata": {"note": "x" * 2_048}}, 400, "invalid_request"),
+        ({"idle_timeout_seconds": 0}, 400, "invalid_request"),
+        ({"idle_timeout_seconds": 30 * 86_400 + 1}, 400, "invalid_request"),
+        ({"deposit_atomic": "0"}, 400, "invalid_amount"),
+        ({"deposit_atomic": 5}, 400, "invalid_amount"),
+        ({"network": "mainnet-beta"}, 400, "network_mismatch"),
+        ({"buyer_swig_address": "no address"}, 400, "invalid_wallet"),
+        ({"seller_wallet": ...}, 400, "invalid_wallet"),
+        ({"deposit_atomic": str(26 * USDC)}, 409, "insufficient_deposit"),
+    ],
+)
+def test_an_open_that_cannot_be_is_refused_with_its_code(
+    service: Service, changes: dict[str, Any], status: int, code: str
+) -> None:
+    buyer = onboarded(service)
+    body = open_body(buyer, str(Keypair().pubkey()), **changes)
+    refusal(service.http.post(OPEN, json=body), status, code)
+
+
+def test_paying_oneself_is_refused(service: Service) -> None:
+    buyer = onboarded(service)
+    body = open_body(buyer, buyer.address)
+    refusal(service.http.post(OPEN, json=body), 400, "invalid_wallet")
+
+
+@pytest.mark.parametrize("units", ["0", "-1", "1.5", "01", "18446744073709551616", "\u0661"])
+def test_units_that_no_seller_can_price_are_not_signed(service: Service, units: str) -> None:
+    body = {"channel_id": "any", "amount": "1", "serverNonce": "n", "units": units}
+    refusal(service.http.post(VOUCHER, json=body), 400, "invalid_request")
+
+
+def test_a_body_that_is_too_large_is_refused_as_the_wire_has_it(service: Service) -> None:
+    for path in (OPEN, VOUCHER, CLOSE, "/api/sessions/onboard"):
+        answer = service.http.post(path, content=b" " * 70_000, headers=proof_of(service.buyer()))
+        refusal(answer, 413, "body_too_large")
+
+
+def test_other_routes_keep_their_problems(service: Service) -> None:
+    for path in ("/mppx", "/api/session", "/v1/nowhere"):
+        answer = service.http.post(path)
+        assert answer.headers["content-type"] == "application/problem+json", path
+
+
+def test_a_source_that_was_revoked_opens_nothing_and_says_what_to_do(service: Service) -> None:
+    buyer = onboarded(service)
+    buyer.revoke()
+    body = open_body(buyer, str(Keypair().pubkey()))
+    told = refusal(service.http.post(OPEN, json=body), 409, "delegate_revoked")
+    assert "approve" in told["detail"]
+
+
+def test_a_session_whose_source_was_revoked_signs_nothing_more(pair: Service) -> None:
+    buyer = onboarded(pair)
+    channel = opened(buyer, str(Keypair().pubkey()))
+    pay(pair, channel, 1)
+    buyer.revoke()
+    amounts = iter(range(2, 10_000))
+
+    def refused() -> httpx.Response | None:
+        body = {"channel_id": channel, "amount": str(next(amounts)), "serverNonce": "n"}
+        answer = pair.http.post(VOUCHER, json=body)
+        return None if answer.is_success else answer
+
+    refusal(until(refused), 409, "funding_revoked")  # type: ignore[arg-type]
+
+
+# --- one channel, one settlement ------------------------------------------------------------
+
+
+def test_a_seller_who_registers_later_cannot_settle_the_channel_again(service: Service) -> None:
+    name = fresh("late seller")
+    recipient = str(Keypair.from_seed(seed(name)).pubkey())
+    buyer = onboarded(service)
+    channel = opened(buyer, recipient)
+    signed = pay(service, channel, PRICE)
+    body = {"name": name, "recipient": recipient, "pricePerUnit": str(PRICE)}
+    facts = service.admin.post("/v1/sellers", json=body).json()
+    late = Seller(service, facts["apiKey"], facts, Keypair.from_seed(seed(name)))
+    verdict = presented(late, signed)
+    assert (verdict["valid"], verdict["code"]) == (False, "session_not_found")
+    assert late.batch([{n: signed[n] for n in ENVELOPE}])[0]["code"] == "session_not_found"
+    answer = late.open(buyer, channel, sessionPubkey=signed["signer"])
+    assert (answer.status_code, answer.json()["code"]) == (409, "session_exists")
+    assert late.get(path_of(channel)).status_code == 404
+    own = buyer.pay(late, fresh("own channel"), PRICE, 1)
+    assert late.verify(own)["valid"]
+
+
+# --- closes that do not go well -------------------------------------------------------------
+
+
+def test_a_close_that_the_money_left_says_so_and_goes_on_when_it_is_back(
+    service: Service,
+) -> None:
+    buyer, seller = onboarded(service), payable(service)
+    channel = opened(buyer, seller.facts["recipient"])
+    assert presented(seller, pay(service, channel, PRICE))["valid"]
+    mint = str(service.chain.mint)
+    service.chain.call("surfnet_setTokenAccount", buyer.address, mint, {"amount": 1})
+    answer = service.http.post(CLOSE, json={"channel_id": channel})
+    told = refusal(answer, 409, "insufficient_balance")
+    assert (told["failure"], told["settlement_status"]) == ("insufficient_funds", "parked")
+    assert "fund the account" in told["detail"]
+    service.chain.call("surfnet_setTokenAccount", buyer.address, mint, {"amount": USDC})
+    settlement = seller.session(channel)["settlement"]["settlementId"]
+    retried = subprocess.run(
+        [sys.executable, "-m", "service.cli", "settlement", "retry", settlement,
+         "--data-dir", str(service.data_dir)],
+        capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert retried.returncode == 0, retried.stdout + retried.stderr
+    closed = until(lambda: _closed(service, channel))
+    assert closed["settlement"]["amount_settled"] == str(PRICE)
+    assert service.chain.balance(seller.wallet) == PRICE
+
+
+def _closed(service: Service, channel: str) -> dict[str, Any] | None:
+    answer = service.http.post(CLOSE, json={"channel_id": channel})
+    return answer.json() if answer.is_success else None
+
+
+@pytest.mark.timeout(180)
+def test_a_close_that_takes_longer_than_the_client_waits_is_called_again(tmp_path: Path) -> None:
+    """Nobody settles at first. Both closes end before the client gives up, and one pays."""
+    with serving(tmp_path, RUN_WORKER="false") as service:
+        buyer, seller = onboarded(service), payable(service)
+        channel = opened(buyer, seller.facts["recipient"])
+        assert presented(seller, pay(service, channel, PRICE))["valid"]
+        started = time.monotonic()
+        answer = service.http.post(CLOSE, json={"channel_id": channel})
+        told = refusal(answer, 202, "settlement_pending")
+        assert time.monotonic() - started < 29
+        assert (told["state"], told["channel_id"]) == ("closing", channel)
+        keys = service.data_dir / "keys"
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "service.cli", "worker"],
+            stdout=subprocess.DEVNULL,
+            env={
+                **os.environ,
+                "DATABASE_URL": service.facts["databaseUrl"],
+                "SOLANA_RPC_URL": service.facts["rpcUrl"],
+                "SETTLEMENT_AUTHORITY": f"file:{keys / 'settlement-authority.json'}",
+                "FEE_PAYER": f"file:{keys / 'fee-payer.json'}",
+                "SETTLEMENT_POLL_SECONDS": "0.2",
+            },
+        )
+        try:
+            closed = close(service, channel)
+        finally:
+            worker.terminate()
+            worker.wait(30)
+        assert closed["settlement"]["amount_settled"] == str(PRICE)
+        assert service.chain.balance(seller.wallet) == PRICE
+        assert service.chain.balance(buyer.wallet) == 25 * USDC - PRICE
+
+
+# --- races over HTTP ------------------------------------------------------------------------
+
+
+def test_of_32_opens_at_two_processes_for_one_allowance_exactly_one_succeeds(
+    pair: Service,
+) -> None:
+    buyer = onboarded(pair, approved=DEPOSIT)
+    body = open_body(buyer, str(Keypair().pubkey()))
+
+    def race(_: int) -> httpx.Response:
+        with httpx.Client(base_url=pair.url, timeout=60) as client:
+            return client.post(OPEN, json=body)
+
+    with ThreadPoolExecutor(RACERS) as pool:
+        answers = list(pool.map(race, range(RACERS)))
+    codes = Counter(answer.json().get("error") for answer in answers)
+    assert codes == {None: 1, "insufficient_deposit": RACERS - 1}
+
+
+# --- keys -----------------------------------------------------------------------------------
+
+
+async def test_neither_seed_nor_secret_is_in_database_or_log(service: Service) -> None:
+    buyer, seller = onboarded(service), payable(service)
+    channel = opened(buyer, seller.facts["recipient"])
+    signed = pay(service, channel, PRICE)
+    envelope = json.dumps({name: signed[name] for name in ENVELOPE}).encode()
+    for body in (b"{", envelope, b"null"):
+        for path in (OPEN, VOUCHER, CLOSE):
+            service.http.post(path, content=body)
+    text = (service.data_dir / "session-key-secrets").read_text()
+    assert (service.data_dir / "session-key-secrets").stat().st_mode & 0o777 == 0o600
+    (row,) = await service.rows(
+        "SELECT sealed FROM session_keys WHERE session_pubkey = $1", signed["signer"]
+    )
+    (secret,) = parse_secrets(text)
+    opened_seed = secret.open(row["sealed"])
+    assert bytes(SigningKey(opened_seed).verify_key) == bytes(Pubkey.from_string(signed["signer"]))
+    tables = await service.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    contents = [service.logged()]
+    for (name,) in tables:
+        contents += [r[0] for r in await service.rows(f'SELECT t::text FROM "{name}" t')]  # noqa: S608
+    everything = "\n".join(contents)
+    assert row["sealed"].hex() in everything
+    for hidden in (opened_seed, base64.b64decode(text)):
+        assert hidden.hex() not in everything
+        assert base64.b64encode(hidden).decode() not in everything
+    close(service, channel)
+    assert not await service.rows(
+        "SELECT 1 FROM session_keys WHERE session_pubkey = $1", signed["signer"]
+    )
+
+
+@pytest.mark.timeout(180)
+def test_secrets_are_rotated_across_restarts(tmp_path: Path) -> None:
+    with serving(tmp_path) as service:
+        buyer = onboarded(service)
+        channel = opened(buyer, str(Keypair().pubkey()))
+        pay(service, channel, 1)
+        (old,) = keys(service, "list")
+        assert (old["configured"], old["newest"], old["sessionKeys"]) == (True, True, 1)
+    file = tmp_path / "data" / "session-key-secrets"
+    kept, newer = file.read_text(), base64.b64encode(os.urandom(32)).decode()
+
+    file.write_text(newer)
+    with serving(tmp_path) as service:  # the old one went too early
+        body = {"channel_id": channel, "amount": "2", "serverNonce": "n"}
+        answer = service.http.post(VOUCHER, json=body)
+        told = refusal(answer, 503, "session_key_unavailable")
+        assert old["keyId"] in told["detail"]
+        assert answer.headers["retry-after"]
+        failed = keys(service, "rotate", status=1)
+        assert (failed["code"], old["keyId"] in failed["error"]) == (
+            "session_key_unavailable", True,
+        )  # fmt: skip
+        assert [row["configured"] for row in keys(service, "list", status=1)] == [True, False]
+
+    file.write_text(f"{newer},{kept}")
+    with serving(tmp_path) as service:
+        assert pay(service, channel, 2)["sequence"] == 2
+        assert keys(service, "rotate")["resealed"] == 1
+        assert keys(service, "rotate")["resealed"] == 0
+        assert [row["sessionKeys"] for row in keys(service, "list")] == [1, 0]
+
+    file.write_text(newer)
+    with serving(tmp_path) as service:
+        assert pay(service, channel, 3)["sequence"] == 3
+
+
+def test_without_a_secret_the_service_runs_and_opens_nothing() -> None:
+    with running(SESSION_KEY_SECRETS="") as service:
+        body = open_body(onboarded(service), str(Keypair().pubkey()))
+        told = refusal(service.http.post(OPEN, json=body), 503, "session_keys_not_configured")
+        assert "SESSION_KEY_SECRETS" in told["detail"]
+
+
+def keys(service: Service, word: str, *, status: int = 0) -> Any:
+    """What `session-ledger keys` answers a script."""
+    done = subprocess.run(
+        [sys.executable, "-m", "service.cli", "keys", word, "--json",
+         "--data-dir", str(service.data_dir)],
+        capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == status, done.stdout + done.stderr
+    return json.loads(done.stdout)
