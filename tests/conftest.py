@@ -15,11 +15,19 @@ from service.local.postgres import EmbeddedPostgres, PostgresAddress
 _SERVICE_SETTINGS = (
     "DATABASE_URL",
     "ADMIN_TOKEN",
-    "FEE_PAYER",
+    "AUTO_CLOSE_",
     "CREATE_RECIPIENT_ATA",
-    "SETTLEMENT_",
-    "SOLANA_",
+    "FEE_PAYER",
+    "FUNDING_SOURCE",
+    "MPP_",
+    "ONBOARD_",
     "PG",
+    "PUBLIC_HOSTS",
+    "SESSION_KEY_",
+    "SETTLE",
+    "SOLANA_",
+    "UNPROVEN_PAYERS",
+    "WATCH_SECONDS",
 )
 _KEPT = ("PG_BIN",)  # decides which Postgres the suite runs on
 

@@ -21,14 +21,20 @@ from service.application.streams import (
     settling_stream,
     voucher_amount,
 )
-from service.domain.errors import LedgerError, Rejected, SessionNotFound, WrongPosition
+from service.domain.errors import (
+    Corrupt,
+    LedgerError,
+    Rejected,
+    SessionNotFound,
+    WrongPosition,
+)
 from service.domain.events import Event
 from service.domain.limits import COMMIT_ATTEMPTS_MAX
-from service.domain.log import GENESIS_HASH, EventRow, chain
+from service.domain.log import GENESIS_HASH, EventRow, chain, check_chain, decode
 from service.domain.session import Session
 from service.domain.settlement import Settling
 from service.domain.units import StreamPosition
-from service.ports import Append, Claim, EventStore, StreamAppend
+from service.ports import Append, Claim, EventStore, Head, StreamAppend
 
 S = TypeVar("S")
 
@@ -114,10 +120,7 @@ class Ledger:
         head = await self.store.head(stream.stream_id)
         if head is None:
             return None
-        held: Held[S] = Held(
-            stream.type.load(head.projection), head.position, head.hash, fresh=True
-        )
-        return held
+        return Held(await self._state(stream, head), head.position, head.hash, fresh=True)
 
     async def session(self, stream_id: str) -> tuple[Session, StreamPosition] | None:
         """A session fresh from the database, with its position."""
@@ -214,10 +217,27 @@ class Ledger:
             if head is None:
                 loaded[stream.stream_id] = EMPTY
                 continue
-            state = stream.type.load(head.projection)
+            state = await self._state(stream, head)
             loaded[stream.stream_id] = Held(state, head.position, head.hash, fresh=True)
             self._remember(stream.stream_id, Held(state, head.position, head.hash))
         return loaded
+
+    async def _state(self, stream: Stream[S], head: Head) -> S | None:
+        """The state at the head. A projection of another version's form is folded from the log.
+
+        Raises:
+            Corrupt: the log is not sound either.
+        """
+        try:
+            return stream.type.load(head.projection)
+        except Corrupt:
+            logged = self.store.read(stream.stream_id, up_to=head.position)
+            rows = [event.row async for event in logged]
+        if check_chain(rows) != head.hash:
+            raise Corrupt(f"{stream.stream_id}: the log does not end where its projection says")
+        return stream.type.fold(
+            None, [decode(row.type, row.schema_version, row.payload) for row in rows]
+        )
 
     def _recall(self, stream_id: str) -> Held[Any] | None:
         held = self._held.get(stream_id)

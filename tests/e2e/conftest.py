@@ -24,7 +24,7 @@ def mainnet_service() -> Iterator[Service]:
 def devnet_service() -> Iterator[Service]:
     """`serve` for devnet, with the local chain in its place: what the reference's client knows.
     Its buyers need no SOL."""
-    with running("--local-chain", SOLANA_NETWORK="devnet", ONBOARD_SPONSOR_FEES="true") as started:
+    with running("--local-chain", SOLANA_NETWORK="devnet") as started:
         yield started
 
 

@@ -1,5 +1,6 @@
 """What nobody should send: bodies, fields, queries, paths, and messages that are hardly HTTP."""
 
+import base64
 import gzip
 import json
 from collections.abc import Mapping
@@ -97,8 +98,30 @@ PATHS: Final = [
     "%0D%0A", "%25", "%2500", "*", "\xe9", "\xff\xfe", "a+b", "%20", "<script>", "'--",
 ]  # fmt: skip
 
+
+def _base64(text: str | bytes) -> str:
+    return base64.b64encode(text if isinstance(text, bytes) else text.encode()).decode()
+
+
+# Values of SIGN-IN-WITH-X that prove nothing, whoever sends them.
+PROOFS: Final[Mapping[str, list[str | bytes]]] = {
+    "empty or a word": ["", "x", "nonsense", "null", "{}", "Bearer x", "="],
+    "JSON as it is": ['{"domain": "127.0.0.1"}'],
+    "base64 of no object": [_base64(text) for text in ("null", "1", "[]", '"x"', "{", "", "{}{}")],
+    "base64 of bytes": [_base64(bytes(range(256))), _base64(b"\xff" * 64), _base64(b"\x00" * 64)],
+    "an object of nothing": [_base64("{}"), _base64('{"domain": null}')],
+    "wrong types": [_base64('{"domain": [1], "address": {}, "nonce": 1}')],
+    "repeated names": [_base64('{"domain": "a", "domain": "b"}')],
+    "deep": [_base64("[" * 2_000), _base64('{"a":' * 500), _base64('{"resources": [[[[[1]]]]]}')],
+    "another alphabet": ["-_-_", "e30", "e30==", "e3 0=", "e30=,e30="],
+    "long": ["A" * 4_096, "A" * 5_000, "A" * 20_000, _base64('{"x": "' + "y" * 3_000 + '"}')],
+    "high bytes": [b"\xff\xfe", b"\xe9" * 100, b"e30=\xa0"],
+}
+
 VERIFY: Final = b"POST /v1/vouchers/verify HTTP/1.1"
 OPEN: Final = b"POST /v1/sessions HTTP/1.1"
+BUYERS: Final = b"POST /mpp/session/open HTTP/1.1"
+ONBOARDING: Final = b"GET /api/sessions/onboard/status?wallet=x HTTP/1.1"
 HEALTH: Final = b"GET /healthz HTTP/1.1"
 STREAM: Final = b"GET /v1/events/stream HTTP/1.1"
 HOST: Final = b"host: test"
@@ -176,6 +199,16 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "a long idempotency key": _keyed(b"k" * 256),
     "a high idempotency key": _keyed(b"\xe9"),
     "a bad event id": _message(STREAM, HOST, AUTH, b"last-event-id: \xff-1"),
+    "a buyers' body cut short": _message(BUYERS, HOST, b"content-length: 500", body=b"{", cut=True),
+    "a buyers' body that is too large": _message(BUYERS, HOST, b"content-length: 99999999999"),
+    "a buyers' chunk of bad size": _message(BUYERS, HOST, CHUNKED, body=b"zz\r\n{}\r\n0\r\n\r\n"),
+    "too many of a buyers' chunks": _message(
+        BUYERS, HOST, CHUNKED, body=CHUNK * 100 + b"0\r\n\r\n"
+    ),
+    "a proof with a NUL": _message(ONBOARDING, HOST, b"sign-in-with-x: a\x00b"),
+    "a proof of high bytes": _message(ONBOARDING, HOST, b"sign-in-with-x: \xff\xfe"),
+    "many proofs": _message(ONBOARDING, HOST, *[b"sign-in-with-x: e30="] * 500),
+    "a folded proof": _message(ONBOARDING, HOST, b"sign-in-with-x: a\r\n b"),
     "a large header": _verify(AUTH, b"x: " + b"y" * 300_000, TWO),
     "many headers": _verify(AUTH, *[b"x: y"] * 5_000, TWO),
     "a long line": _message(b"GET /" + b"a" * 200_000 + b" HTTP/1.1", HOST),

@@ -1,13 +1,21 @@
 """Another seller's id answers exactly as an unknown one. Spec: "Who may call"."""
 
+import base64
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from running import PRICE, Buyer, Caller, Seller, Service, path_of, settled
+from buyer_onboarding import Onboarding, fund
+from charge_rig import ata, charge, pay, wire
+from running import PRICE, USDC, Buyer, Caller, Seller, Service, path_of, settled, until
+from solders.keypair import Keypair
 
 OPEN = {"/healthz", "/readyz", "/metrics"}
+BUYERS = ("/mpp/", "/api/sessions/")
+PROVEN = "/api/sessions/onboard"
+"""Buyers' routes that a wallet's own proof opens; the others of them are open."""
 METHODS = ("get", "post", "delete", "put", "patch")
 # Routes of sellers that name something by its id; all others name nothing.
 BY_ID = {
@@ -113,8 +121,17 @@ def test_no_route_but_the_open_ones_answers_without_a_key(service: Service, sell
     for method, path in operations(service):
         concrete = path.replace("{sellerId}", seller.id).replace("{keyId}", "0" * 12)
         concrete = re.sub(r"\{\w+\}", "x", concrete)
+        closed = path.startswith(PROVEN) or not (path in OPEN or path.startswith(BUYERS))
         for answer in (nobody.send(method, concrete), service.http.request(method, concrete)):
-            assert (answer.status_code == 401) == (path not in OPEN), (method, path)
+            assert (answer.status_code == 401) == closed, (method, path)
+
+
+def test_no_key_stands_for_the_proof_of_a_wallet(service: Service, seller: Seller) -> None:
+    for method, path in operations(service):
+        if path.startswith(PROVEN):
+            for caller in (seller, service.admin):
+                answer = caller.send(method, path, params={"buyer_wallet": "x"})
+                assert answer.json()["error"] == "sign_in_required", (method, path)
 
 
 def test_a_sellers_key_opens_no_route_of_operators(service: Service, seller: Seller) -> None:
@@ -123,3 +140,124 @@ def test_a_sellers_key_opens_no_route_of_operators(service: Service, seller: Sel
             concrete = path.replace("{sellerId}", seller.id).replace("{keyId}", "0" * 12)
             assert seller.send(method, concrete).status_code == 401, (method, path)
     assert path_of("a/b") == "/v1/sessions/a%2Fb"
+
+
+# --- buyers ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Paid:
+    """What a buyer did with its wallet: sessions with two sellers of three, and a payment."""
+
+    owner: Seller
+    buyer: Buyer
+    channel: str
+    stranger: str
+    payment_id: str
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What tells of the buyer, its sessions and its payment."""
+        return (self.buyer.address, self.buyer.source, self.channel, self.payment_id)
+
+
+def opened(buyer: Buyer, recipient: str) -> str:
+    """The channel of a new session in which one voucher was signed."""
+    body = {"buyer_wallet": buyer.address, "seller_wallet": recipient, "deposit_atomic": str(USDC)}
+    http = buyer.service.http
+    channel = http.post("/mpp/session/open", json=body).json()["channel_id"]
+    asked = {"channel_id": channel, "amount": str(PRICE), "serverNonce": "n"}
+    assert http.post("/mpp/session/voucher", json=asked).json()["success"]
+    return str(channel)
+
+
+@pytest.fixture
+def paid(service: Service, buyer: Buyer) -> Paid:
+    """A buyer that onboarded, opened a session with a seller of ours and one with nobody of ours,
+    and paid the seller once without a session."""
+    owner = service.seller("owner")
+    service.chain.receive(owner.wallet)
+    fund(buyer)
+    Onboarding.of(service, buyer).ready(spend_limit_atomic=str(5 * USDC))
+    recipient, mint = owner.facts["recipient"], service.facts["mint"]
+    channel, stranger = opened(buyer, recipient), str(Keypair().pubkey())
+    opened(buyer, stranger)
+    prepared = service.http.post("/mpp/prepare").json()
+    transfer = pay(
+        source=buyer.source,
+        destination=ata(recipient, mint),
+        authority=buyer.address,
+        amount=PRICE,
+        mint=mint,
+    )
+    raw = wire(
+        charge(transfer=transfer),
+        blockhash=prepared["blockhash"],
+        fee_payer=prepared["feePayer"],
+        signers=[buyer.wallet],
+    )
+    body = {
+        "transaction": base64.b64encode(raw).decode(),
+        "recipient": recipient,
+        "amount": str(PRICE),
+        "asset": mint,
+        "network": "localnet",
+    }
+    settled_payment = service.http.post("/mpp/settle", json=body).json()
+    assert settled_payment["success"], settled_payment
+    return Paid(owner, buyer, channel, stranger, settled_payment["paymentId"])
+
+
+def seen_by(seller: Seller, paid: Paid) -> str:
+    """All that a seller's key shows, by what a stranger could ask for."""
+    paths = [
+        "/v1/sessions", f"/v1/sessions?payer={paid.buyer.address}", "/v1/rejections",
+        "/v1/exposure?by=buyer", "/v1/exposure?by=seller",
+    ]  # fmt: skip
+    texts = [seller.get(path).text for path in paths]
+    return json.dumps(seller.events()) + "".join(texts)
+
+
+def test_a_buyers_wallet_sessions_and_payments_are_not_shown_to_other_sellers(
+    paid: Paid, seller: Seller
+) -> None:
+    seen = seen_by(seller, paid)
+    assert [secret for secret in (*paid.secrets, paid.stranger) if secret in seen] == []
+    assert seller.get("/v1/exposure").json()["exposures"] == []
+    for path in (
+        path_of(paid.channel),
+        path_of(paid.channel) + "/vouchers",
+        f"/v1/settlements/{paid.payment_id}",
+    ):
+        assert seller.get(path).status_code == 404, path
+    own = seen_by(paid.owner, paid)
+    assert [secret for secret in paid.secrets if secret not in own] == []
+
+
+def test_a_seller_sees_of_a_buyer_what_concerns_itself_only(paid: Paid) -> None:
+    feed = until(lambda: [e for e in paid.owner.events() if e["stream"] == "payment"] and
+                 paid.owner.events())  # fmt: skip
+    assert {event["stream"] for event in feed} == {"seller", "session", "payment"}
+    assert {event["channelId"] for event in feed} == {None, paid.channel}
+    shown = json.dumps(feed) + seen_by(paid.owner, paid)
+    assert paid.stranger not in shown
+    assert "onboarding" not in shown
+    (session,) = paid.owner.get("/v1/sessions").json()["sessions"]
+    (row,) = paid.owner.get("/v1/exposure").json()["exposures"]
+    assert (session["channelId"], row["openSessions"]) == (paid.channel, 1)
+    assert row["deposits"] == str(USDC)
+
+
+async def test_what_names_no_seller_is_in_nobodys_feed(service: Service, paid: Paid) -> None:
+    rows = await service.rows(
+        "SELECT stream_id, seller_id FROM streams WHERE stream_id = ANY($1) ORDER BY stream_id",
+        [f"wallet/{paid.buyer.address}", f"funding/{paid.buyer.source}"],
+    )
+    assert [row["seller_id"] for row in rows] == ["", ""]
+    found = await service.rows(
+        "SELECT DISTINCT seller_id FROM streams WHERE stream_id LIKE $1",
+        f"session/wallet_{paid.stranger}/%",
+    )
+    assert [row["seller_id"] for row in found] == [f"wallet_{paid.stranger}"]
+    for token in (f"slk_wallet_{paid.stranger}_x", f"wallet_{paid.stranger}", "slk__x", "slk_"):
+        assert Caller(service, token).get("/v1/events").status_code == 401

@@ -61,7 +61,7 @@ async def test_sessions_go_on_after_the_whole_of_serve_was_killed(
     tmp_path: Path, http: httpx.AsyncClient
 ) -> None:
     options = ("--local-chain", "--port", str(free_port()))
-    network = {"SOLANA_NETWORK": "devnet", "ONBOARD_SPONSOR_FEES": "true"}
+    network = {"SOLANA_NETWORK": "devnet"}
 
     with serving(tmp_path, *options, **network) as service:
         buyer, seller, idle_seller = funded(service), payable(service), payable(service)

@@ -6,6 +6,7 @@ What the reference's client sees of them is in the `test_mpp_*_sdk` files.
 import base64
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -33,8 +34,10 @@ from running import (
 )
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
+from typer.testing import CliRunner
 
 from service.application.session_keys import parse_secrets
+from service.cli.main import app
 from session_ledger.challenge import NETWORKS
 from session_ledger.sign_in import build
 
@@ -327,12 +330,7 @@ def test_a_close_that_the_money_left_says_so_and_goes_on_when_it_is_back(
     assert "fund the account" in told["detail"]
     service.chain.call("surfnet_setTokenAccount", buyer.address, mint, {"amount": USDC})
     settlement = seller.session(channel)["settlement"]["settlementId"]
-    retried = subprocess.run(
-        [sys.executable, "-m", "service.cli", "settlement", "retry", settlement,
-         "--data-dir", str(service.data_dir)],
-        capture_output=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert retried.returncode == 0, retried.stdout + retried.stderr
+    command(service, "settlement", "retry", settlement)
     closed = until(lambda: _closed(service, channel))
     assert closed["settlement"]["amount_settled"] == str(PRICE)
     assert service.chain.balance(seller.wallet) == PRICE
@@ -343,7 +341,7 @@ def _closed(service: Service, channel: str) -> dict[str, Any] | None:
     return answer.json() if answer.is_success else None
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_a_close_that_takes_longer_than_the_client_waits_is_called_again(tmp_path: Path) -> None:
     """Nobody settles at first. Both closes end before the client gives up, and one pays."""
     with serving(tmp_path, RUN_WORKER="false") as service:
@@ -397,6 +395,26 @@ def test_of_32_opens_at_two_processes_for_one_allowance_exactly_one_succeeds(
     assert codes == {None: 1, "insufficient_deposit": RACERS - 1}
 
 
+def test_vouchers_that_race_at_two_processes_have_one_order(pair: Service) -> None:
+    channel = opened(onboarded(pair), str(Keypair().pubkey()))
+    amounts = list(range(1, 101))
+    random.Random(5).shuffle(amounts)
+
+    def race(amount: int) -> dict[str, Any]:
+        body = {"channel_id": channel, "amount": str(amount), "serverNonce": f"n{amount}"}
+        with httpx.Client(base_url=pair.url, timeout=60) as client:
+            return client.post(VOUCHER, json=body).json()
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(race, amounts))
+    assert {answer.get("error") for answer in answers} <= {None, "amount_not_monotonic"}
+    signed = sorted((a for a in answers if a["success"]), key=lambda answer: answer["sequence"])
+    assert [answer["sequence"] for answer in signed] == list(range(1, len(signed) + 1))
+    totals = [int(answer["amount"]) for answer in signed]
+    assert totals == sorted(set(totals))
+    assert totals[-1] == 100
+
+
 # --- keys -----------------------------------------------------------------------------------
 
 
@@ -431,7 +449,7 @@ async def test_neither_seed_nor_secret_is_in_database_or_log(service: Service) -
     )
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_secrets_are_rotated_across_restarts(tmp_path: Path) -> None:
     with serving(tmp_path) as service:
         buyer = onboarded(service)
@@ -465,6 +483,8 @@ def test_secrets_are_rotated_across_restarts(tmp_path: Path) -> None:
     file.write_text(newer)
     with serving(tmp_path) as service:
         assert pay(service, channel, 3)["sequence"] == 3
+        replayed = command(service, "replay", "--verify-signatures")
+        assert (replayed["differences"], replayed["events"] >= 5) == (0, True)
 
 
 def test_without_a_secret_the_service_runs_and_opens_nothing() -> None:
@@ -476,10 +496,11 @@ def test_without_a_secret_the_service_runs_and_opens_nothing() -> None:
 
 def keys(service: Service, word: str, *, status: int = 0) -> Any:
     """What `session-ledger keys` answers a script."""
-    done = subprocess.run(
-        [sys.executable, "-m", "service.cli", "keys", word, "--json",
-         "--data-dir", str(service.data_dir)],
-        capture_output=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == status, done.stdout + done.stderr
+    return command(service, "keys", word, status=status)
+
+
+def command(service: Service, *words: str, status: int = 0) -> Any:
+    """What a command answers a script."""
+    done = CliRunner().invoke(app, [*words, "--json", "--data-dir", str(service.data_dir)])
+    assert done.exit_code == status, done.output
     return json.loads(done.stdout)

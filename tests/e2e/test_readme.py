@@ -1,4 +1,4 @@
-"""The first session of README.md, run exactly as it is written."""
+"""The sessions of README.md, run exactly as they are written."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def _with(answers: list[list[Any]], field: str) -> list[Any]:
 
 
 def test_the_accounts_are_made_on_the_local_chain(answers: list[list[Any]]) -> None:
-    assert len(_with(answers, "result")) == 3
+    assert len(_with(answers, "result")) == 4
     assert _with(answers, "error") == [v for v in _with(answers, "verdict") if "error" in v]
 
 
@@ -55,14 +55,17 @@ def test_three_vouchers_are_accepted_and_the_first_again_is_replayed(
     answers: list[list[Any]],
 ) -> None:
     verdicts = _with(answers, "verdict")
-    assert [verdict["verdict"] for verdict in verdicts] == ["accepted"] * 3 + ["replayed"]
+    assert [verdict["verdict"] for verdict in verdicts] == ["accepted"] * 3 + [
+        "replayed",
+        "accepted",
+    ]
     assert verdicts[3]["receipt"] == verdicts[0]["receipt"]
 
 
 def test_the_close_settles_what_the_last_voucher_promises(answers: list[list[Any]]) -> None:
     (settlement,) = _with(answers, "confirmationStatus")
     assert (settlement["status"], settlement["amount"]) == ("settled", "30000")
-    (account,) = _with(answers, "result")[-1]["result"]["value"]
+    (account,) = _with(answers, "result")[2]["result"]["value"]
     assert account["account"]["data"]["parsed"]["info"]["tokenAmount"]["amount"] == "30000"
 
 
@@ -71,3 +74,18 @@ def test_the_log_keeps_the_vouchers_and_the_events(answers: list[list[Any]]) -> 
     assert [row["cumulativeAmount"] for row in history["vouchers"]] == ["10000", "20000", "30000"]
     (feed,) = _with(answers, "events")
     assert feed["events"][-1]["type"] == "settlement_finalized"
+
+
+def test_a_buyers_program_onboards_pays_and_closes(answers: list[list[Any]]) -> None:
+    assert [
+        answer["status"] for answer in _with(answers, "buyer_wallet") if "status" in answer
+    ] == [
+        "transactions_required",
+        "ready",
+    ]
+    (opened,) = _with(answers, "session_pubkey")
+    verdict = _with(answers, "verdict")[-1]
+    assert verdict["receipt"]["channelId"] == opened["channel_id"]
+    (closed,) = [answer for answer in _with(answers, "settlement") if "success" in answer]
+    assert closed["settlement"]["amount_settled"] == "10000"
+    assert closed["settlement"]["buyer_refund"] == "990000"

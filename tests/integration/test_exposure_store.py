@@ -1,5 +1,6 @@
 """Sums over what is not settled, and what the chain would pay for it, out of a real log."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from service.application import exposure
 from service.application.close_session import close_session
 from service.application.exposure import Exposure, ExposurePage, exposure_page
 from service.domain import events as e
-from service.domain.units import AtomicUsdc
+from service.domain.funding import FundingReading, SourceRef
+from service.domain.units import AtomicUsdc, Slot
 from service.local.chain import LOCALNET_GENESIS_HASH
 from tests.integration.watch_rig import HOW, WatchRig, amount_policy, rig_fixture, wallet
 
@@ -74,6 +76,9 @@ async def test_the_sums_of_each_buyer_and_seller_are_those_of_their_sessions(
         "slr_1": 37, "slr_2": 20, "wallet_x": 60,
     }  # fmt: skip
     assert sellers["slr_1"].available == 1_000
+    assert poor.row.funding == "unverified"
+    await close_session(rig.log.ledger, other, HOW, source=None, by="slr_1", now=rig.clock.now())
+    assert (await rows_of(rig))[wallet("poor")].row.funding is None
 
 
 async def test_a_seller_sees_its_own_sessions_only(rig: WatchRig) -> None:
@@ -124,7 +129,7 @@ async def test_the_worst_funding_of_the_open_sessions_is_shown(rig: WatchRig) ->
 
 async def test_what_a_client_wrote_cannot_break_the_sums(rig: WatchRig) -> None:
     """JSON in the database knows no U+0000, which a string of a request may hold."""
-    for number, text in enumerate(("a\x00b", "a\\u0000b", "\\\x00", '"\\', "\ud7ff\U0010ffff")):
+    for number, text in enumerate(("a\x00b", "a\\u0000q", "\\\x00", '"\\', "\ud7ff\U0010ffff")):
         stream = await rig.open(f"c{number}", grant_id=text)
         assert await rig.pay(stream, 10) == "accepted"
     assert (await rows_of(rig))[wallet("buyer")].row.held.unsettled == 50
@@ -162,6 +167,28 @@ async def test_an_account_that_is_named_in_two_ways_is_counted_once(rig: WatchRi
     seller = (await rows_of(rig, by="seller"))["slr_1"]
     assert seller.available == 111
     assert len(seller.row.sources) == 3
+
+
+async def test_an_account_that_two_roles_reach_is_counted_once_by_the_larger(
+    rig: WatchRig,
+) -> None:
+    class Wallets:
+        async def readings(self, refs: Sequence[SourceRef]) -> list[FundingReading]:
+            allowed = {1: 70, 2: 90}
+            return [
+                FundingReading(
+                    AtomicUsdc(100), AtomicUsdc(allowed[ref.swig_role_id or 0]), slot, None
+                )
+                for ref, slot in zip(refs, (Slot(9), Slot(8)), strict=True)
+            ]
+
+    for role in (1, 2):
+        await rig.open(f"c{role}", swig_address=wallet("swig"), swig_role_id=role)
+    sources: Any = {"swig": Wallets()}
+    page = await exposure_page(
+        rig.exposures, sources, HOW, by="buyer", seller_id=None, limit=9, after=None
+    )
+    assert [(row.available, row.slot) for row in page.rows] == [(90, 8)]
 
 
 async def test_a_page_reads_a_bounded_number_of_sources(

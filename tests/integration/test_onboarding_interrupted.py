@@ -148,6 +148,18 @@ async def test_what_failed_on_the_chain_is_said_and_may_be_tried_anew(
     assert (await confirmed(world, patient, fresh)).status == "ready"
 
 
+async def test_a_later_transaction_that_would_fail_is_not_sent(world: World) -> None:
+    wires = signed(await world.process(source=TwoSteps).onboard(asking()))
+    first = await left_pending(world, wires, source=TwoSteps)
+    await world.local.set_tokens(PAYER, frozen=True)
+    await world.local.advance(40)
+    with pytest.raises(SimulationFailed):
+        await world.process(source=TwoSteps).confirm(PAYER, wires, PROOF)
+    assert first.wallet.submitted is not None
+    second = await world.local.chain.signature_status(first.wallet.submitted.signatures[1])
+    assert second.level is None
+
+
 async def test_what_failed_on_the_chain_changes_no_permission_that_stands(world: World) -> None:
     patient = world.process()
     await confirmed(world, patient, signed(await patient.onboard(asking())))

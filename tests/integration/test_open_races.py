@@ -23,6 +23,7 @@ from service.application.deposits import release_settled
 from service.application.sellers import NewSeller, register_seller
 from service.domain import events as e
 from service.domain.errors import (
+    ChainUnavailable,
     DepositExceeded,
     FundingSourceRefused,
     InvalidAmount,
@@ -306,6 +307,20 @@ async def test_unregistered_sellers_can_be_refused(ledger_url: str) -> None:
         await process.onboard()
         with pytest.raises(SellerNotRegistered):
             await process.open()
+
+
+async def test_a_chain_that_does_not_answer_opens_nothing(
+    one: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(_: object) -> list[FundingReading]:
+        raise ChainUnavailable("no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(one.funding, "readings", silent)
+        with pytest.raises(ChainUnavailable):
+            await one.open()
+    assert await one.log.store.fetch(_COUNT_SESSIONS) == [(0,)]
+    await one.open()
 
 
 async def test_nothing_is_opened_for_nothing_or_for_oneself(one: Process) -> None:

@@ -17,8 +17,10 @@ from service.application.streams import session_stream_of
 from service.domain.errors import (
     ChannelClosed,
     ChannelNotFound,
+    DatabaseUnavailable,
     SessionKeysNotConfigured,
     SessionKeyUnavailable,
+    WrongPosition,
 )
 from service.domain.session import Session
 from service.domain.units import UnixMillis
@@ -74,6 +76,39 @@ async def test_a_signed_voucher_verifies_and_survives_a_restart(process: Process
     signed = await again.sign(session, 20)
     check(again, session, signed)
     assert signed.voucher.sequence == 2
+
+
+async def test_a_warm_session_signs_without_reading_the_database(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await process.open()
+    await process.sign(session, 10)
+
+    async def unread(*_: object) -> Any:
+        raise DatabaseUnavailable("nothing should be read")
+
+    monkeypatch.setattr(process.log.store, "fetch", unread)
+    for amount in range(11, 20):
+        check(process, session, await process.sign(session, amount))
+    with pytest.raises(DatabaseUnavailable):  # a refusal is made sure of
+        await process.sign(session, 5)
+
+
+async def test_a_voucher_that_lost_its_races_is_tried_again(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await process.open()
+    lost = iter([WrongPosition("another voucher was first")] * 4)
+    commit = process.log.ledger.commit
+
+    async def racing(*given: Any) -> Any:
+        if (error := next(lost, None)) is not None:
+            raise error
+        return await commit(*given)
+
+    monkeypatch.setattr(process.log.ledger, "commit", racing)
+    check(process, session, await process.sign(session, 10))
+    assert next(lost, None) is None
 
 
 async def test_the_same_request_again_gives_the_same_bytes_also_after_a_restart(
