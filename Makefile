@@ -24,7 +24,7 @@ demo: $(VENV)/.runtime ## play a whole session on this machine (DEMO_EXIT=1 stop
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev ## the test suite, within ten minutes on two cores
-	$(BIN)/python -m pytest -n 2 -m "not campaign"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not campaign"
 
 check: $(VENV)/.dev ## lint, types, layers, migrations: under a minute
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

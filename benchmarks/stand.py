@@ -26,6 +26,7 @@ from solders.keypair import Keypair
 from vouchers import PRICE, Buyer, address
 
 from service import migrations
+from service.local.lifeline import PARENT_VARIABLE
 from service.local.postgres import EmbeddedPostgres, PostgresAddress
 from session_ledger.challenge import NETWORKS
 
@@ -39,6 +40,7 @@ _SERVER = Path(__file__).with_name("server.py")
 _NO_CHAIN = "http://127.0.0.1:9"
 SLOT_SECONDS = 0.05
 FEE_PAYER_LAMPORTS = 100_000_000_000
+_ENDS_WITH_US = {PARENT_VARIABLE: str(os.getpid())}
 _PACE_SECONDS = 0.125
 """Between looks at a settlement, as `serve` has it on a local chain with these slots."""
 
@@ -117,7 +119,7 @@ def local_chain() -> Generator[Chain]:
     with TemporaryDirectory(prefix="session-ledger-bench-") as directory:
         command = [sys.executable, "-m", "service.cli", "devchain", "--json", "--port", "0"]
         command += ["--data-dir", directory, "--slot-seconds", str(SLOT_SECONDS)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | _ENDS_WITH_US)
         assert process.stdout is not None
         try:
             url = json.loads(process.stdout.readline())["rpcUrl"]
@@ -199,17 +201,21 @@ def server(database_url: str, chain: Chain | None = None) -> Generator[Server]:
     with socket.create_server(("127.0.0.1", 0), backlog=2_048) as listening:
         listening.set_inheritable(True)
         host, port = listening.getsockname()
-        environment = os.environ | {
-            "DATABASE_URL": database_url,
-            "SOLANA_RPC_URL": _NO_CHAIN if chain is None else chain.url,
-            "SETTLEMENT_POLL_SECONDS": str(_PACE_SECONDS),
-            "SETTLEMENT_RESEND_SECONDS": str(2 * _PACE_SECONDS),
-            "ADMIN_TOKEN": token,
-            "SETTLEMENT_AUTHORITY": "env:BENCHMARK_KEY",
-            "BENCHMARK_KEY": str(list(bytes(authority))),
-            "SESSION_KEY_SECRETS": base64.b64encode(secrets.token_bytes(32)).decode(),
-            "LOG_LEVEL": "warning",
-        }
+        environment = (
+            os.environ
+            | _ENDS_WITH_US
+            | {
+                "DATABASE_URL": database_url,
+                "SOLANA_RPC_URL": _NO_CHAIN if chain is None else chain.url,
+                "SETTLEMENT_POLL_SECONDS": str(_PACE_SECONDS),
+                "SETTLEMENT_RESEND_SECONDS": str(2 * _PACE_SECONDS),
+                "ADMIN_TOKEN": token,
+                "SETTLEMENT_AUTHORITY": "env:BENCHMARK_KEY",
+                "BENCHMARK_KEY": str(list(bytes(authority))),
+                "SESSION_KEY_SECRETS": base64.b64encode(secrets.token_bytes(32)).decode(),
+                "LOG_LEVEL": "warning",
+            }
+        )
         process = subprocess.Popen(
             [sys.executable, str(_SERVER), str(listening.fileno())],
             env=environment,

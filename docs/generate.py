@@ -19,6 +19,7 @@ from service.api.rendering import REASONS
 from service.config import Settings
 from service.domain.errors import LedgerError, VoucherRejected
 from service.domain.failures import FAILURES
+from service.domain.sponsorship import REFUSALS
 
 DOCS: Final = Path(__file__).parent
 
@@ -115,6 +116,12 @@ acts:
 - `final`: nothing is left to do.
 
 {failures}
+
+## Transactions that are not sponsored
+
+In the answer of `POST /mpp/settle`, as `errorCode`. The buyer builds another transaction.
+
+{refusals}
 """
 
 CONFIGURATION: Final = """\
@@ -178,6 +185,9 @@ def _errors() -> str:
         problems=_table(("code", "status", "retryable", "meaning", "what to do"), problems),
         verdicts=_table(("code", "reference", "meaning", "what to do"), verdicts),
         failures=_table(("code", "class", "meaning", "what to do"), failures),
+        refusals=_table(
+            ("code", "meaning"), [(f"`{code}`", meaning) for code, meaning in REFUSALS.items()]
+        ),
     )
 
 

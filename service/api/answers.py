@@ -210,7 +210,8 @@ class SettlementAnswer(Answer):
 
 
 class EventAnswer(Answer):
-    """One event; `payload` is exactly the bytes that were hashed."""
+    """One event; `payload` is exactly the bytes that were hashed, or null for a `voucher_signed`,
+    which is the buyer's."""
 
     cursor: str
     stream: Literal["session", "seller", "payment"]
@@ -221,7 +222,7 @@ class EventAnswer(Answer):
     recorded_at: str
     prev_hash: str
     hash: str
-    payload: dict[str, Any]
+    payload: dict[str, Any] | None
 
 
 class EventPage(Answer):

@@ -20,6 +20,8 @@ from service.ports import LoggedEvent
 from session_ledger.challenge import NETWORKS
 
 MILLIS: Final = 1_000
+WITHHELD: Final = frozenset({"voucher_signed"})
+"""Events of which the feed shows place and hash only."""
 _CLUSTER_QUERY: Final = {"devnet": "?cluster=devnet", "mainnet-beta": ""}
 
 
@@ -250,8 +252,13 @@ def voucher_row(logged: LoggedEvent) -> str:
 
 
 def event_text(logged: LoggedEvent) -> str:
-    """One event of the feed as JSON text, its payload exactly the bytes that were hashed."""
+    """One event of the feed as JSON text, its payload exactly the bytes that were hashed.
+
+    A voucher that we signed is the buyer's until the buyer presents it, so its payload is withheld:
+    else a seller could be paid for what it never served.
+    """
     row = logged.row
+    payload = "null" if row.type in WITHHELD else row.payload.decode()
     head = json.dumps(
         {
             "cursor": logged.cursor,
@@ -265,7 +272,7 @@ def event_text(logged: LoggedEvent) -> str:
             "hash": row.hash.hex(),
         }
     )
-    return f'{head[:-1]}, "payload": {row.payload.decode()}}}'
+    return f'{head[:-1]}, "payload": {payload}}}'
 
 
 def seller_json(seller: Seller) -> dict[str, Any]:

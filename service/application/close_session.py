@@ -30,20 +30,22 @@ async def close_session(
     by: str,
     now: UnixMillis,
     provided: Callable[[Session], bool] = lambda _: True,
+    removed_too: bool = False,
 ) -> Outcome[Session]:
     """Close the session and intend its settlement; closing again gives the same settlement.
 
     `source` names the token account to pay from; without it the registered one is used, or the
     payer's associated token account. Where `provided` does not hold of the session that the close
-    would follow upon, nothing is closed.
+    would follow upon, nothing is closed. `removed_too` is for who does not look with the seller's
+    eyes: what was accepted before a removal is still owed.
 
     Raises:
-        SessionNotFound: unknown or removed.
+        SessionNotFound: unknown, or removed and that counts.
         FundingSourceUnknown: there is value to settle and no account to take it from.
     """
 
     def decide(session: Session | None) -> Sequence[SessionEvent]:
-        if session is None or session.removed_at is not None:
+        if session is None or (session.removed_at is not None and not removed_too):
             raise SessionNotFound("no voucher was verified and no open recorded for this channel")
         if session.settlement is not None or not provided(session):
             return ()

@@ -96,9 +96,9 @@ class Session:
         if self.settlement is not None:
             ended = self.settlement.status in TERMINAL_STATUSES
             return AtomicUsdc(0) if ended else self.settlement.amount
-        if self.removed_at is not None:  # removed before it was closed: it never will be
-            return AtomicUsdc(0)
-        return self.owed if self.terms.deposit is None else self.terms.deposit
+        # A removed session accepts nothing more, and still owes what it accepted.
+        deposit = self.terms.deposit if self.removed_at is None else None
+        return self.owed if deposit is None else deposit
 
     @property
     def last_activity_at(self) -> UnixMillis:

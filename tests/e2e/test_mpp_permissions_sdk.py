@@ -20,7 +20,7 @@ from dexter_rig import (
     shop,
     signers,
 )
-from running import PRICE, USDC, Buyer, Service, until
+from running import PRICE, Buyer, Service, until
 from solders.keypair import Keypair
 
 from tests.e2e.dexter_client import SessionClient, SettlementClient, SettlementError
@@ -116,7 +116,6 @@ async def test_on_mainnet_an_open_needs_the_wallets_own_proof(
     mainnet_service: Service, http: httpx.AsyncClient
 ) -> None:
     buyer, thief = funded(mainnet_service), mainnet_service.buyer()
-    mainnet_service.chain.call("requestAirdrop", buyer.address, USDC)
     client = SettlementClient(http, mainnet_service.url)
     session = SessionClient(client, buyer.address, buyer.address)
     await session.onboard(**signers(buyer, "key pair"), spend_limit=str(PURSE))

@@ -197,14 +197,31 @@ def test_a_session_that_nobody_used_closes_at_once_with_nothing(service: Service
     }
 
 
-def test_a_session_that_its_seller_removed_costs_nothing_and_says_so(service: Service) -> None:
+def test_a_session_that_its_seller_removed_still_pays_what_was_accepted(service: Service) -> None:
     buyer, seller = onboarded(service), payable(service)
     channel = opened(buyer, seller.facts["recipient"])
     assert presented(seller, pay(service, channel, PRICE))["valid"]
+    late = pay(service, channel, 2 * PRICE)
     assert seller.delete(path_of(channel)).status_code == 204
+    assert presented(seller, late)["code"] == "session_removed"
     closed = close(service, channel)
-    assert (closed["state"], closed["settlement"]["amount_settled"]) == ("removed", "0")
-    assert closed["settlement"]["buyer_refund"] == str(DEPOSIT)
+    assert (closed["state"], closed["settlement"]["amount_settled"]) == ("settled", str(PRICE))
+    assert closed["settlement"]["buyer_refund"] == str(DEPOSIT - PRICE)
+    assert service.chain.balance(seller.wallet) == PRICE
+
+
+def test_a_sellers_feed_does_not_show_a_voucher_that_was_not_presented(service: Service) -> None:
+    """It could be presented otherwise, for a request that the seller never served."""
+    buyer, seller = onboarded(service), payable(service)
+    channel = opened(buyer, seller.facts["recipient"])
+    kept = pay(service, channel, 54_321)
+    events = seller.events()
+    signed = [event for event in events if event["type"] == "voucher_signed"]
+    assert [event["payload"] for event in signed] == [None]
+    assert signed[0]["hash"]
+    shown = json.dumps(events)
+    assert kept["signature"] not in shown
+    assert "54321" not in shown
 
 
 # --- refusals -------------------------------------------------------------------------------

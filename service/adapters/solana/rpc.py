@@ -94,7 +94,7 @@ class SolanaRpc:
 
     async def latest_blockhash(self) -> LatestBlockhash:
         """A blockhash at `confirmed`; the cluster's identity is checked again."""
-        self._genesis_checked = False
+        await self._check_genesis()
         context = as_object(await self._call("getLatestBlockhash", {"commitment": "confirmed"}))
         value = as_object(context.get("value"))
         return LatestBlockhash(
@@ -261,10 +261,14 @@ class SolanaRpc:
     async def _exchange(self, method: str, *params: object) -> object | Refusal:
         """One request to a provider that serves the right cluster."""
         if not self._genesis_checked:
-            if await self.genesis_hash() != self._genesis_hash:
-                raise ChainUnavailable(f"{self._name} serves another cluster")
-            self._genesis_checked = True
+            await self._check_genesis()
         return await self._request(method, *params)
+
+    async def _check_genesis(self) -> None:
+        """Make sure that the provider serves the right cluster, now."""
+        self._genesis_checked = await self.genesis_hash() == self._genesis_hash
+        if not self._genesis_checked:
+            raise ChainUnavailable(f"{self._name} serves another cluster")
 
     async def _request(self, method: str, *params: object) -> object | Refusal:
         number = next(self._ids)

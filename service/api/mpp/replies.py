@@ -132,7 +132,7 @@ class CloseReply(Success):
     """A session that is over; its payment is finalized."""
 
     channel_id: str
-    state: Literal["settled", "removed"]
+    state: Literal["settled"]
     settlement: SettlementFacts
 
 

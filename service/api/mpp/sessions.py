@@ -33,7 +33,6 @@ from service.domain.errors import (
     ChannelNotFound,
     InvalidRequest,
     NetworkMismatch,
-    SessionNotFound,
 )
 from service.domain.failures import FAILURES
 from service.domain.limits import (
@@ -122,7 +121,8 @@ async def close(request: Request, services: ServicesOf) -> Response:
     await services.buyers.keys.forget(stream.stream_id)
     session = await _ended(services, stream.stream_id, session)
     settlement = session.settlement
-    if settlement is None or settlement.status == "settled":
+    assert settlement is not None
+    if settlement.status == "settled":
         return wire_success(_settled(session, settlement))
     if settlement.status == "parked" or settlement.status in TERMINAL_STATUSES:
         return _failed(settlement, channel_id)
@@ -136,23 +136,21 @@ async def close(request: Request, services: ServicesOf) -> Response:
 
 
 async def _closed(services: Services, stream: Stream[Session]) -> Session:
-    """The session, closed. One that its seller removed before is over without a payment."""
+    """The session, closed. One that its seller removed before still pays what it had accepted."""
     held = await services.ledger.read(stream)
     if held is None or held.state is None:
         raise ChannelNotFound("no session was opened here as this channel")
-    if held.state.settlement is not None or held.state.removed_at is not None:
+    if held.state.settlement is not None:
         return held.state
-    try:
-        outcome = await close_session(
-            services.ledger,
-            stream,
-            services.settlement_terms,
-            source=None,
-            by=held.state.terms.payer,
-            now=services.clock.now(),
-        )
-    except SessionNotFound:  # removed in this moment
-        return await _closed(services, stream)
+    outcome = await close_session(
+        services.ledger,
+        stream,
+        services.settlement_terms,
+        source=None,
+        by=held.state.terms.payer,
+        now=services.clock.now(),
+        removed_too=True,
+    )
     assert outcome.state is not None
     return outcome.state
 
@@ -234,25 +232,23 @@ def _signed(signed: Signed) -> Response:
     )
 
 
-def _settled(session: Session, settlement: Settlement | None) -> dict[str, Any]:
+def _settled(session: Session, settlement: Settlement) -> dict[str, Any]:
     terms = session.terms
-    amount = 0 if settlement is None else settlement.amount
-    ended = session.close_requested_at or session.removed_at or session.opened_at
+    ended = session.close_requested_at or session.opened_at
     signed = 0 if session.signed is None else session.signed.count
     facts: dict[str, Any] = {
         "seller": terms.recipient,
-        "amount_settled": str(amount),
-        "buyer_refund": str((terms.deposit or 0) - amount),
+        "amount_settled": str(settlement.amount),
+        "buyer_refund": str((terms.deposit or 0) - settlement.amount),
         "voucher_count": session.voucher_count if terms.settles == "presented" else signed,
         "session_duration_seconds": (ended - session.opened_at) // MILLIS,
     }
-    if settlement is not None and settlement.signature is not None:
+    if settlement.signature is not None:
         facts["signature"] = settlement.signature
         facts["slot"] = settlement.slot
         if (url := explorer_url(settlement.signature, terms.network)) is not None:
             facts["explorer_url"] = url
-    state = session.state if settlement is None else "settled"
-    return {"channel_id": terms.channel_id, "state": state, "settlement": facts}
+    return {"channel_id": terms.channel_id, "state": "settled", "settlement": facts}
 
 
 def _failed(settlement: Settlement, channel_id: str) -> Response:
