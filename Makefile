@@ -48,6 +48,9 @@ campaign-cuts: $(VENV)/.dev ## a connection cut at every byte of an append
 campaign-rpc: $(VENV)/.dev ## every fault of the RPC provider, ten times the seeds of the gate
 	FAULT_SEEDS=10 $(BIN)/python -m pytest -s tests/fault/test_settlement_rpc_faults.py --timeout 7200
 
+campaign-restarts: $(VENV)/.dev ## buyers' routes across restarts, kills, long waits and rotated secrets
+	$(BIN)/python -m pytest -s -m campaign tests/e2e/test_mpp_sessions.py tests/e2e/test_mpp_charge.py tests/e2e/test_watcher_routes.py --timeout 7200
+
 fuzz: $(VENV)/.dev ## a long run of generated requests against the published OpenAPI document
 	$(BIN)/python -m pytest -s -m campaign tests/e2e/test_openapi_fuzz.py --timeout 7200
 
@@ -63,4 +66,4 @@ lock: $(VENV)/.dev ## remake the lock files from pyproject.toml (names, versions
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-emit-package session-ledger-client --no-annotate --group build --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
 
-.PHONY: help setup demo test check bench campaign-kills campaign-races campaign-cuts campaign-rpc fuzz docs format lock
+.PHONY: help setup demo test check bench campaign-kills campaign-races campaign-cuts campaign-restarts campaign-rpc fuzz docs format lock

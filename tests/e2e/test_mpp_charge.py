@@ -199,6 +199,7 @@ def test_a_settled_payment_answers_no_other_claim(shop: Shop) -> None:
     refused(shop.settle(transaction, asset=other), "asset_mismatch")
 
 
+@pytest.mark.campaign
 def test_the_settlement_outlasts_a_chain_that_stands_still(shop: Shop) -> None:
     """The answer comes while the client still listens, and the next call takes up the thread."""
     transaction = shop.bought()
@@ -386,6 +387,7 @@ def ended(answer: dict[str, Any]) -> dict[str, Any] | None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.campaign
 def test_a_killed_service_settles_what_it_had_taken_on(tmp_path: Path) -> None:
     """It dies with the chain while it waits for finality, and is started on what it left."""
     with serving(tmp_path) as service:

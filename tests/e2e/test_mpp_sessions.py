@@ -333,6 +333,7 @@ def test_a_seller_who_registers_later_cannot_settle_the_channel_again(service: S
 # --- closes that do not go well -------------------------------------------------------------
 
 
+@pytest.mark.campaign
 def test_a_close_that_the_money_left_says_so_and_goes_on_when_it_is_back(
     service: Service,
 ) -> None:
@@ -359,6 +360,7 @@ def _closed(service: Service, channel: str) -> dict[str, Any] | None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.campaign
 def test_a_close_that_takes_longer_than_the_client_waits_is_called_again(tmp_path: Path) -> None:
     """Nobody settles at first. Both closes end before the client gives up, and one pays."""
     with serving(tmp_path, RUN_WORKER="false") as service:
@@ -467,6 +469,7 @@ async def test_neither_seed_nor_secret_is_in_database_or_log(service: Service) -
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.campaign
 def test_secrets_are_rotated_across_restarts(tmp_path: Path) -> None:
     with serving(tmp_path) as service:
         buyer = onboarded(service)
@@ -504,6 +507,7 @@ def test_secrets_are_rotated_across_restarts(tmp_path: Path) -> None:
         assert (replayed["differences"], replayed["events"] >= 5) == (0, True)
 
 
+@pytest.mark.campaign
 def test_without_a_secret_the_service_runs_and_opens_nothing() -> None:
     with running(SESSION_KEY_SECRETS="") as service:
         body = open_body(onboarded(service), str(Keypair().pubkey()))

@@ -95,6 +95,7 @@ def paid_of(seller: Seller, channel: str) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.campaign
 def test_an_idle_timeout_outlives_the_process_that_knew_of_it() -> None:
     """`serve` is killed while the session is active, and its time passes under nobody's eyes."""
     options = {"WATCH_SECONDS": "60", "AUTO_CLOSE_IDLE_SECONDS": str(IDLE_SECONDS)}
@@ -122,6 +123,7 @@ def _opened(seller: Seller, buyer: Buyer, channel: str) -> str:
     return channel
 
 
+@pytest.mark.campaign
 def test_the_worker_command_watches_where_serve_does_not() -> None:
     watching = {"WATCH_SECONDS": "0.2", "AUTO_CLOSE_AMOUNT": str(PRICE)}
     with running(RUN_WORKER="false", **watching) as service:
