@@ -15,6 +15,11 @@ A tour of thirty minutes. The words are in docs/glossary.md, the reasons in docs
  9. `ports/`                      what all of this needs from outside
 10. `bootstrap.py`                how it is wired, and `api/app.py` and `worker.py`, which run it
 
+Buyers come in by `api/mpp/`: `application/onboard.py` (who lets us pay), `open_for_buyer.py` (a
+session and its reserved deposit), `sign_voucher.py`, and `sponsor_payment.py` (one-shot charges,
+which the same settlement machine sees through). `domain/funding.py` and the two adapters
+`adapters/solana/funding_*.py` say where money comes from; `watcher.py` looks after what is open.
+
 Then what you came for: prices in `domain/pricing.py` and `domain/metering.py`, the wire formats in
 `sdk/session_ledger`, routes in `api/`, commands in `cli/`, one-machine runs in `supervisor.py` and
 `local/`. Imports point downwards only: delivery, wiring, use cases and adapters, ports, domain;
