@@ -21,7 +21,7 @@ from service.adapters.solana.transfer import associated_token_address
 from service.application.settle_session import Keys, SettleSession
 from service.domain import events as e
 from service.domain.events import SessionEvent
-from service.domain.onchain import Mint, chain_id_of
+from service.domain.onchain import Mint, TransferOrder, chain_id_of
 from service.domain.settlement import Settlement
 from service.domain.settlement_plan import SettlementPolicy
 from service.domain.terms import Terms
@@ -52,6 +52,23 @@ AUTHORITY = str(keypair("authority").pubkey())
 FEE_PAYER = str(keypair("fee payer").pubkey())
 SOURCE = associated_token_address(PAYER, MINT, TOKEN_PROGRAM)
 DESTINATION = associated_token_address(RECIPIENT, MINT, TOKEN_PROGRAM)
+ORDER = TransferOrder(
+    settlement_id=SETTLEMENT_ID,
+    amount=AtomicUsdc(AMOUNT),
+    source=SOURCE,
+    destination=DESTINATION,
+    recipient=RECIPIENT,
+    mint=MINT,
+    decimals=6,
+    token_program=TOKEN_PROGRAM,
+    authority=AUTHORITY,
+    fee_payer=FEE_PAYER,
+    create_recipient_account=False,
+    compute_unit_limit=100_000,
+    compute_unit_price=10_000,
+    source_owner=PAYER,
+)
+"""Pays the amount from the payer to the recipient."""
 
 
 class World(Protocol):

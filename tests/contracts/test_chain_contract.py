@@ -12,8 +12,8 @@ from settlement_rig import (
     DESTINATION,
     FEE_PAYER,
     MINT,
+    ORDER,
     PAYER,
-    RECIPIENT,
     SETTLEMENT_ID,
     SOL,
     SOURCE,
@@ -31,26 +31,10 @@ from service.adapters.solana.transfer import (
     transfer_instruction,
 )
 from service.domain.onchain import Mint, TransferOrder
-from service.domain.units import AtomicUsdc
 from service.local.chain import LOCALNET_GENESIS_HASH
 from session_ledger.encoding import base58_encode
 
 NOBODY = str(keypair("nobody").pubkey())
-ORDER = TransferOrder(
-    settlement_id=SETTLEMENT_ID,
-    amount=AtomicUsdc(AMOUNT),
-    source=SOURCE,
-    destination=DESTINATION,
-    recipient=RECIPIENT,
-    mint=MINT,
-    decimals=6,
-    token_program=TOKEN_PROGRAM,
-    authority=AUTHORITY,
-    fee_payer=FEE_PAYER,
-    create_recipient_account=False,
-    compute_unit_limit=100_000,
-    compute_unit_price=10_000,
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fakes import TOKEN_PROGRAM, FakeClock, MemoryLedger
+from fakes import FakeClock, MemoryLedger
 from settlement_rig import (
     AMOUNT,
     AUTHORITY,
     DESTINATION,
     FEE_PAYER,
-    MINT,
+    ORDER,
     PAYER,
     RECIPIENT,
     SETTLEMENT_ID,
@@ -37,28 +37,12 @@ from settlement_rig import (
 from service.adapters.solana.transfer import build, transfer_instruction
 from service.domain import events as e
 from service.domain.failures import FAILURES, classify, instruction_roles, is_passing
-from service.domain.onchain import TransferOrder
 from service.domain.settlement_plan import FEE_PAYER_RENT, SettlementPolicy
-from service.domain.units import AtomicUsdc, UnixMillis
+from service.domain.units import UnixMillis
 from service.local.chain import USDC_MAINNET_MINT
 
 SYSTEM_PROGRAM = "1" * 32
 NOBODY = str(keypair("nobody").pubkey())
-ORDER = TransferOrder(
-    settlement_id=SETTLEMENT_ID,
-    amount=AtomicUsdc(AMOUNT),
-    source=SOURCE,
-    destination=DESTINATION,
-    recipient=RECIPIENT,
-    mint=MINT,
-    decimals=6,
-    token_program=TOKEN_PROGRAM,
-    authority=AUTHORITY,
-    fee_payer=FEE_PAYER,
-    create_recipient_account=False,
-    compute_unit_limit=100_000,
-    compute_unit_price=10_000,
-)
 Change = Callable[[LocalWorld], Awaitable[None]]
 
 

@@ -8,11 +8,10 @@ from settlement_rig import (
     AMOUNT,
     AUTHORITY,
     DESTINATION,
-    FEE_PAYER,
     MINT,
+    ORDER,
     PAYER,
     RECIPIENT,
-    SETTLEMENT_ID,
     SOURCE,
 )
 
@@ -20,7 +19,7 @@ from service.adapters.solana.batches import ACCOUNTS_PER_READ
 from service.adapters.solana.funding_delegate import DelegateFunding, delegate_finding
 from service.domain.errors import InvalidWallet
 from service.domain.funding import SourceRef
-from service.domain.onchain import TokenAccount, TransferOrder
+from service.domain.onchain import TokenAccount
 from service.domain.units import AtomicUsdc
 from service.local.chain import LOCALNET_GENESIS_HASH
 
@@ -29,22 +28,6 @@ ACCOUNT = replace(
     amount=AtomicUsdc(2 * AMOUNT),
     delegate=AUTHORITY,
     delegated_amount=AtomicUsdc(AMOUNT),
-)
-ORDER = TransferOrder(
-    settlement_id=SETTLEMENT_ID,
-    amount=AtomicUsdc(AMOUNT),
-    source=SOURCE,
-    destination=DESTINATION,
-    recipient=RECIPIENT,
-    mint=MINT,
-    decimals=6,
-    token_program=TOKEN_PROGRAM,
-    authority=AUTHORITY,
-    fee_payer=FEE_PAYER,
-    create_recipient_account=False,
-    compute_unit_limit=100_000,
-    compute_unit_price=10_000,
-    source_owner=PAYER,
 )
 
 

@@ -11,8 +11,8 @@ from settlement_rig import (
     DESTINATION,
     FEE_PAYER,
     MINT,
+    ORDER,
     PAYER,
-    RECIPIENT,
     SETTLEMENT_ID,
     SOURCE,
     keypair,
@@ -37,7 +37,6 @@ from service.adapters.solana.transfer import (
 from service.domain.failures import instruction_roles
 from service.domain.onchain import TransferOrder, UnsignedTransaction
 from service.domain.settlement_plan import fee_of
-from service.domain.units import AtomicUsdc
 
 BLOCKHASH = str(Hash.hash(b"a block"))
 PROGRAMS = {
@@ -46,22 +45,6 @@ PROGRAMS = {
     "transfer": str(TOKEN_PROGRAM_ID),
     "memo": "MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr",
 }
-
-ORDER = TransferOrder(
-    settlement_id=SETTLEMENT_ID,
-    amount=AtomicUsdc(AMOUNT),
-    source=SOURCE,
-    destination=DESTINATION,
-    recipient=RECIPIENT,
-    mint=MINT,
-    decimals=6,
-    token_program=TOKEN_PROGRAM,
-    authority=AUTHORITY,
-    fee_payer=FEE_PAYER,
-    create_recipient_account=False,
-    compute_unit_limit=100_000,
-    compute_unit_price=10_000,
-)
 
 
 def unsigned(order: TransferOrder = ORDER) -> UnsignedTransaction:
