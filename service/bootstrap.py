@@ -23,6 +23,7 @@ from service.adapters.postgres.watching import PostgresWatchStore
 from service.adapters.solana.funding_delegate import DelegateFunding
 from service.adapters.solana.funding_swig import SwigFunding
 from service.adapters.solana.rpc import SolanaRpc
+from service.adapters.solana.shared_reads import SharedReads
 from service.adapters.solana.signers import KeychainSigner, KeySourceError, load_signer
 from service.adapters.solana.swig_instructions import wallet_pda
 from service.adapters.solana.transfer import associated_token_address
@@ -38,7 +39,7 @@ from service.application.settlement_terms import SettlementTerms
 from service.application.sign_voucher import BuyersChannels, SignVoucher
 from service.application.watch_sessions import WatchSessions
 from service.charges import Charges, wired_charges
-from service.config import Settings
+from service.config import ConfigurationError, Settings, required_database
 from service.domain.auto_close import AutoClosePolicy
 from service.domain.errors import LedgerError
 from service.domain.health import USDC_DECIMALS, WEAK_OPEN_PROOF
@@ -61,10 +62,6 @@ log = structlog.get_logger()
 
 TOKEN_PROGRAM: Final = "TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA"  # noqa: S105  an address
 DATABASE_WAIT_SECONDS: Final = 60
-
-
-class ConfigurationError(Exception):
-    """A setting is missing or wrong; the message says which and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,24 +313,11 @@ def auto_close_policy(settings: Settings) -> AutoClosePolicy:
     )
 
 
-def required_database(settings: Settings) -> str:
-    """The database's address.
-
-    Raises:
-        ConfigurationError: there is none.
-    """
-    if settings.database_url is None:
-        raise ConfigurationError(
-            "set DATABASE_URL, or use `session-ledger serve`, which runs its own"
-        )
-    return settings.database_url.get_secret_value()
-
-
-def _chain(settings: Settings, network: Network) -> SolanaRpc:
+def _chain(settings: Settings, network: Network) -> SharedReads:
     if not settings.solana_rpc_url:
         raise ConfigurationError("set SOLANA_RPC_URL, or use `session-ledger serve --local-chain`")
     try:
-        return SolanaRpc(settings.solana_rpc_url[0], network.genesis_hash)
+        return SharedReads(SolanaRpc(settings.solana_rpc_url[0], network.genesis_hash))
     except ValueError as error:
         raise ConfigurationError(f"SOLANA_RPC_URL: {error}") from None
 

@@ -13,6 +13,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 NetworkName = Literal["localnet", "devnet", "mainnet-beta"]
 
 
+class ConfigurationError(Exception):
+    """A setting is missing or wrong; the message says which and what to do."""
+
+
 class Settings(BaseSettings):
     """Every setting of the service. Names in the environment are the names here in capitals."""
 
@@ -190,3 +194,16 @@ class Settings(BaseSettings):
         if self.funding_source is not None:
             return self.funding_source
         return "delegate" if self.solana_network == "localnet" else "swig"
+
+
+def required_database(settings: Settings) -> str:
+    """The database's address.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    if settings.database_url is None:
+        raise ConfigurationError(
+            "set DATABASE_URL, or use `session-ledger serve`, which runs its own"
+        )
+    return settings.database_url.get_secret_value()

@@ -31,8 +31,7 @@ from solders.keypair import Keypair
 
 from service import migrations
 from service.adapters.solana.signers import KeySourceError, load_signer
-from service.bootstrap import ConfigurationError
-from service.config import Settings
+from service.config import ConfigurationError, Settings
 from service.local.lifeline import PARENT_VARIABLE
 from service.local.postgres import EmbeddedPostgres
 from session_ledger.challenge import NETWORKS

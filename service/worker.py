@@ -22,7 +22,10 @@ LEASE_SECONDS: Final = 15
 HOLD_SECONDS: Final = 10
 PICK_UP_SECONDS: Final = 0.25
 HELD_MAX: Final = 256
-"""Settlements advanced at the same time by one worker."""
+"""Settlements advanced at the same time by one worker.
+
+All may step in one moment: what they read of the log and of the chain is read together (ADR 0021).
+"""
 ERROR_SECONDS: Final = 2.0
 SWEEP_SECONDS: Final = 60.0
 _MILLIS: Final = 1_000

@@ -16,6 +16,7 @@ from solders.keypair import Keypair
 
 from service.adapters.solana.funding_delegate import DelegateFunding
 from service.adapters.solana.rpc import SolanaRpc
+from service.adapters.solana.shared_reads import SharedReads
 from service.adapters.solana.signers import KeychainSigner
 from service.adapters.solana.transfer import associated_token_address
 from service.application.settle_session import Keys, SettleSession
@@ -121,9 +122,9 @@ class FakeWorld:
 class LocalWorld:
     """The local chain, its time standing still, through the real adapter."""
 
-    def __init__(self, url: str, http: httpx.AsyncClient, rpc: SolanaRpc) -> None:
+    def __init__(self, url: str, http: httpx.AsyncClient, chain: Chain) -> None:
         self.url, self._http = url, http
-        self.chain: Chain = rpc
+        self.chain = chain
 
     async def rpc(self, method: str, *params: Any) -> Any:
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
@@ -159,17 +160,19 @@ async def _balances(chain: Chain) -> tuple[int, int]:
 
 
 @asynccontextmanager
-async def local_world() -> AsyncIterator[LocalWorld]:
-    """A local chain in memory whose slots pass only by `advance`."""
+async def local_world(*, shared: bool = True) -> AsyncIterator[LocalWorld]:
+    """A local chain in memory whose slots pass only by `advance`; read as the service is wired,
+    or by the adapter alone."""
     local = LocalChain(LocalChainSettings(slot_seconds=3_600.0))
     rpc = SolanaRpc(local.start(), LOCALNET_GENESIS_HASH)
+    chain = SharedReads(rpc) if shared else rpc
     try:
         async with httpx.AsyncClient(timeout=10) as http:
-            world = LocalWorld(local.url, http, rpc)
+            world = LocalWorld(local.url, http, chain)
             await world.rpc("localchain_pause")
             yield world
     finally:
-        await rpc.close()
+        await chain.close()
         local.stop()
 
 

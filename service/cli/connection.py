@@ -1,19 +1,12 @@
-"""What operators' commands work on: the settings, and a ledger without keys and without a chain.
-
-Where DATABASE_URL is not set, a service that runs on this machine says in its data directory
-where everything is.
-"""
+"""What operators' commands work on: a ledger without keys and without a chain."""
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TypeVar
 
-import typer
-from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.adapters.postgres.connections import reader_engine
@@ -26,21 +19,15 @@ from service.adapters.postgres.session_keys import PostgresSessionKeys
 from service.adapters.system import SystemClock
 from service.application.commit import Ledger
 from service.application.session_keys import SessionKeys
-from service.bootstrap import ConfigurationError, required_database, session_secrets
+from service.bootstrap import session_secrets
 from service.cli.output import fail
-from service.config import Settings
+from service.cli.settings import operator_settings
+from service.config import ConfigurationError, Settings, required_database
 from service.domain.errors import DatabaseUnavailable, LedgerError
-from service.observability import configure_logging
 from service.ports import Clock, EventStore, ExposureStore, Queries, ReplayStore
 from session_ledger.challenge import NETWORKS, Network
 
 T = TypeVar("T")
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Data directory of a running `serve`, used where DATABASE_URL is not set."),
-]
-_KEYS = ("settlement_authority", "fee_payer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,62 +44,6 @@ class OpenLedger:
     session_keys: SessionKeys
     exposure: ExposureStore
     clock: Clock
-
-
-def load_settings(**given: Any) -> Settings:
-    """The settings of this process, with a readable message when one is wrong."""
-    try:
-        settings = Settings(**given)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        fail(f"{name}: {first['msg']}")
-    configure_logging(settings.log_level, settings.log_format)
-    return settings
-
-
-def operator_settings(
-    data_dir: Path | None, *, as_json: bool, database_needed: bool = True
-) -> Settings:
-    """The settings, completed from a running one-machine service where they name no database."""
-    given = {} if data_dir is None else {"data_dir": data_dir}
-    settings = load_settings(**given)
-    if settings.database_url is not None:
-        return settings
-    local = settings.data_dir / "local.json"
-    try:
-        facts: dict[str, str] = json.loads(local.read_text())
-        found: dict[str, Any] = {"database_url": facts["databaseUrl"]}
-        if not settings.solana_rpc_url:
-            found["solana_rpc_url"] = facts["rpcUrl"]
-        if "solana_network" not in settings.model_fields_set:
-            found["solana_network"] = facts["network"]
-        if settings.admin_token is None and facts["adminToken"]:
-            found["admin_token"] = facts["adminToken"]
-    except FileNotFoundError:
-        if not database_needed:
-            return settings
-        fail(
-            f"no database: set DATABASE_URL, or start `session-ledger serve` ({local} is missing; "
-            "--data-dir names another directory)",
-            as_json=as_json,
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        fail(f"{local} cannot be read: {type(error).__name__}", as_json=as_json)
-    return load_settings(**given, **found, **_kept_keys(settings))
-
-
-def _kept_keys(settings: Settings) -> dict[str, str]:
-    """What a one-machine service keeps in its data directory, where the settings name nothing."""
-    found: dict[str, str] = {}
-    for name in _KEYS:
-        key = settings.data_dir / "keys" / f"{name.replace('_', '-')}.json"
-        if getattr(settings, name) is None and key.exists():
-            found[name] = f"file:{key}"
-    secrets = settings.data_dir / "session-key-secrets"
-    if settings.session_key_secrets is None and secrets.exists():
-        found["session_key_secrets"] = secrets.read_text()
-    return found
 
 
 def run_on_ledger(

@@ -23,15 +23,15 @@ from service.application.exposure import exposure_page
 from service.application.replay import Replay, Scope
 from service.bootstrap import (
     TOKEN_PROGRAM,
-    ConfigurationError,
     funding_sources,
     policy_of,
     session_secrets,
     settlement_terms,
 )
-from service.cli.connection import DataDir, OpenLedger, open_ledger, operator_settings
+from service.cli.connection import OpenLedger, open_ledger
 from service.cli.output import FAILED, AsJson, console, show
-from service.config import Settings
+from service.cli.settings import DataDir, operator_settings
+from service.config import ConfigurationError, Settings
 from service.domain.errors import LedgerError
 from service.domain.health import (
     Check,

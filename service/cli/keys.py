@@ -5,8 +5,9 @@ from typing import Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from service.cli.connection import DataDir, OpenLedger, run_on_ledger
+from service.cli.connection import OpenLedger, run_on_ledger
 from service.cli.output import FAILED, AsJson, progress_console, show, show_rows
+from service.cli.settings import DataDir
 
 app = typer.Typer(
     name="keys", help="The secrets that seal buyers' session keys.", no_args_is_help=True

@@ -21,8 +21,9 @@ from rich.progress import (
 from service.application.history import parse_instant
 from service.application.replay import Replay, Report, Scope
 from service.application.streams import session_stream
-from service.cli.connection import DataDir, OpenLedger, run_on_ledger
+from service.cli.connection import OpenLedger, run_on_ledger
 from service.cli.output import FAILED, AsJson, progress_console, show, show_rows
+from service.cli.settings import DataDir
 from service.domain.errors import InvalidRequest
 from service.domain.units import UnixMillis
 

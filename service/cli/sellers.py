@@ -12,9 +12,10 @@ from service.api.schemas import NewKeyBody, NewSellerBody, PriceBookBody
 from service.application import sellers
 from service.application.directory import SellerDirectory
 from service.application.sellers import IssuedKey, NewSeller
-from service.bootstrap import ConfigurationError
-from service.cli.connection import DataDir, OpenLedger, run_on_ledger
+from service.cli.connection import OpenLedger, run_on_ledger
 from service.cli.output import AsJson, fail, show, show_rows
+from service.cli.settings import DataDir
+from service.config import ConfigurationError
 from service.domain.seller import Seller
 from service.domain.units import parse_pubkey
 

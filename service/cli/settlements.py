@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from service.api.rendering import channel_of, moment, settling_json
-from service.cli.connection import DataDir, OpenLedger, run_on_ledger
+from service.cli.connection import OpenLedger, run_on_ledger
 from service.cli.output import AsJson, show, show_rows
+from service.cli.settings import DataDir
 from service.domain.errors import SettlementNotFound
 from service.domain.events import Event
 from service.domain.limits import PAGE_DEFAULT, PAGE_MAX

@@ -363,6 +363,11 @@ class ChainUnavailable(Unavailable):
 
     code = "chain_unavailable"
 
+    def __init__(self, detail: str, *, unreadable: bool = False) -> None:
+        """`unreadable`: there was an answer, but not to the question, or that it cannot be put."""
+        super().__init__(detail)
+        self.unreadable = unreadable
+
 
 class SessionKeysNotConfigured(Unavailable):
     """No secret is configured under which session keys could be kept."""

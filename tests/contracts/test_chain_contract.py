@@ -1,4 +1,5 @@
-"""What every `Chain` keeps: the fake chain, and the real adapter over the local chain."""
+"""What every `Chain` keeps: the fake chain, and the real adapter over the local chain, alone and
+with readings shared as the service is wired."""
 
 import hashlib
 from collections.abc import AsyncIterator
@@ -43,14 +44,14 @@ class Signed:
     signature: str
 
 
-@pytest.fixture(name="world", params=["fake", "local"])
+@pytest.fixture(name="world", params=["fake", "local", "shared"])
 async def world_fixture(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     if request.param == "fake":
         world = FakeWorld()
         await prepare(world)
         yield world
         return
-    async with local_world() as world:
+    async with local_world(shared=request.param == "shared") as world:
         await prepare(world)
         yield world
 

@@ -14,7 +14,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fakes import WINDOW, FakeClock, MemoryLedger
@@ -29,18 +29,22 @@ from settlement_rig import (
     settlement_of,
 )
 
+from service.adapters.solana.shared_reads import SharedReads
 from service.domain import events as e
 from service.domain import settlement_steps
 from service.domain.errors import ChainUnavailable
 from service.domain.onchain import (
+    AccountsReading,
     ChainHeights,
+    Commitment,
     FinalizedTransaction,
     LatestBlockhash,
+    RawAccount,
     SignatureStatus,
     Simulation,
 )
 from service.domain.settlement_plan import SettlementPolicy
-from service.domain.units import BlockHeight, Slot
+from service.domain.units import BlockHeight, Lamports, Slot
 
 SEEDS = int(os.environ.get("FAULT_SEEDS", "1"))
 """Multiplies the runs of each fault; a campaign sets it."""
@@ -67,6 +71,7 @@ FAULTS = (
     "history_pruned",
     "crash",
 )
+SYSTEM_PROGRAM = "1" * 32
 DECEIVING = {frozenset({"null_status", "history_pruned"})}
 """Pairs that are two consistent lies of the only provider about one transaction."""
 
@@ -128,13 +133,26 @@ class FaultyChain:
     async def token_account(self, *args: Any) -> Any:
         return await self._call(self.fake.token_account, *args)
 
+    async def accounts(
+        self, addresses: Sequence[str], commitment: Commitment, **_: Any
+    ) -> AccountsReading:
+        reading: AccountsReading = await self._call(self.fake.accounts, addresses, commitment)
+        found = zip(addresses, reading.accounts, strict=True)
+        return replace(reading, accounts=tuple(raw or self._wallet(a) for a, raw in found))
+
+    def _wallet(self, address: str) -> RawAccount:
+        return RawAccount(address, SYSTEM_PROGRAM, Lamports(self.fake.sol.get(address, 0)), b"")
+
+    async def signature_statuses(self, signatures: Sequence[str]) -> list[SignatureStatus]:
+        return [await self.signature_status(signature) for signature in signatures]
+
     async def mint(self, address: str) -> Any:
         return await self._call(self.fake.mint, address)
 
     async def lamports(self, address: str) -> Any:
         return await self._call(self.fake.lamports, address)
 
-    async def simulate(self, transaction: bytes) -> Simulation:
+    async def simulate(self, transaction: bytes, **_: Any) -> Simulation:
         found: Simulation = await self._call(self.fake.simulate, transaction)
         if self.strikes("preflight_lie"):
             lies = (
@@ -198,7 +216,9 @@ async def play(kinds: Sequence[str], seed: int) -> tuple[FaultyChain, MemoryLedg
     ledger, clock = memory_ledger(), FakeClock()
     chain = FaultyChain(world, ledger, rng, kinds)
     policy = SettlementPolicy(backoff_min_millis=5_000, backoff_max_millis=30_000)
-    worker = Process(ledger, chain, clock, policy)
+    # Every other run reads as the service is wired.
+    reads: Any = SharedReads(cast("Any", chain)) if seed % 2 else chain
+    worker = Process(ledger, reads, clock, policy)
     settler = worker.start()
     looks = honest_blocks = 0
     while True:

@@ -15,7 +15,7 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from service.cli import connection
+from service.cli import settings
 from service.cli.main import app
 from tests.e2e.running import PRICE, Buyer, Seller, Service, fresh, running, settled, until
 
@@ -27,12 +27,11 @@ def words() -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
 
     def walk(command: Any, path: tuple[str, ...]) -> None:
-        subcommands = getattr(command, "commands", None)
-        if subcommands is None:
+        if not hasattr(command, "list_commands"):
             found.append(path)
             return
-        for name, subcommand in subcommands.items():
-            walk(subcommand, (*path, name))
+        for name in command.list_commands(None):
+            walk(command.get_command(None, name), (*path, name))
 
     walk(typer.main.get_command(app), ())
     return found
@@ -51,6 +50,19 @@ def test_the_index_names_every_word_of_the_contract_that_exists() -> None:
     names = {path[0] for path in words()}
     wanted = {"serve", "migrate", "worker", "devchain", "replay", "settlement", "seller", "doctor"}
     assert wanted <= names
+
+
+def test_a_command_that_does_not_exist_is_wrong_use() -> None:
+    answer = CliRunner().invoke(app, ["serv"])
+    assert answer.exit_code == 2
+    assert "No such command 'serv'" in answer.output
+
+
+def test_the_local_chain_starts_without_the_rest_of_the_service() -> None:
+    loaded = "import sys, service.cli.main, service.cli.devchain; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", loaded], capture_output=True, check=True).stdout
+    assert b"service.local.chain" in modules.split()
+    assert not {b"sqlalchemy", b"fastapi", b"service.bootstrap"} & set(modules.split())
 
 
 WRONG_USE = [
@@ -106,7 +118,7 @@ class Operator:
 @pytest.fixture(autouse=True)
 def own_logging(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command sets up its process's logging; in here the process is the tests'."""
-    monkeypatch.setattr(connection, "configure_logging", lambda *_: None)
+    monkeypatch.setattr(settings, "configure_logging", lambda *_: None)
 
 
 def command(

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 import sqlalchemy as sa
 
-from service.adapters.postgres import append_sql
+from service.adapters.postgres import append_sql, event_store
 from service.adapters.postgres.connections import driver_address
 from service.application.commit import Change, Outcome
 from service.application.sellers import NewSeller, register_seller
@@ -361,3 +361,50 @@ async def test_a_large_batch_of_streams_is_appended_in_one_go_and_read_back(log:
         ]
         await log.ledger.commit_together(changes)
     assert [await rows_of(log, name) for name in names[::97]] == [[1, 2, 3]] * 4
+
+
+async def test_a_crowd_that_reads_heads_is_a_few_statements_and_each_sees_what_was_there(
+    log: Log,
+) -> None:
+    names = [f"ch_{number}" for number in range(250)]
+    await asyncio.gather(*(accept(log, name, 10) for name in names[:-1]))
+    statements: list[str] = []
+
+    def executed(*args: object) -> None:
+        statements.append(str(args[2]))
+
+    sa.event.listen(log.store._engine.sync_engine, "before_cursor_execute", executed)
+    ids = [session_stream("slr_1", name).stream_id for name in names]
+    heads = await asyncio.gather(*map(log.store.head, ids))
+    assert [head and head.position for head in heads] == [2] * 249 + [None]
+    assert len(statements) == 3
+
+
+async def test_a_head_is_never_older_than_the_question(log: Log) -> None:
+    stream_id = session_stream("slr_1", "ch_1").stream_id
+    for amount in range(1, 20):
+        early = [asyncio.create_task(log.store.head(stream_id)) for _ in range(3)]
+        await asyncio.sleep(0)
+        appended = await accept(log, "ch_1", amount)
+        head = await log.store.head(stream_id)
+        assert head is not None
+        assert head.position == appended.position
+        await asyncio.gather(*early)
+
+
+async def test_a_read_that_hangs_ends_and_holds_nobody_up_afterwards(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_store, "HEADS_SECONDS", 0.3)
+    await accept(log, "ch_1", 10)
+    stream_id = session_stream("slr_1", "ch_1").stream_id
+    blocker = await asyncpg.connect(driver_address(log.url))
+    async with blocker.transaction():
+        await blocker.execute("LOCK TABLE streams IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(DatabaseUnavailable, match="too long"):
+            async with asyncio.timeout(5):
+                await log.store.head(stream_id)
+    await blocker.close()
+    head = await log.store.head(stream_id)
+    assert head is not None
+    assert head.position == 2

@@ -21,6 +21,7 @@ from settlement_rig import (
 )
 
 from service.adapters.solana.rpc import SolanaRpc
+from service.adapters.solana.shared_reads import SharedReads
 from service.domain.settlement_plan import SettlementPolicy
 from service.domain.units import UnixMillis
 from service.local.chain import LOCALNET_GENESIS_HASH, LocalChain, LocalChainSettings
@@ -52,14 +53,14 @@ class Counting:
 @pytest.fixture(name="world")
 async def world_fixture() -> AsyncIterator[LocalWorld]:
     chain = LocalChain(LocalChainSettings(slot_seconds=SLOT_SECONDS))
-    rpc = SolanaRpc(chain.start(), LOCALNET_GENESIS_HASH)
+    reads = SharedReads(SolanaRpc(chain.start(), LOCALNET_GENESIS_HASH))
     try:
         async with httpx.AsyncClient(timeout=10) as http:
-            world = LocalWorld(chain.url, http, rpc)
+            world = LocalWorld(chain.url, http, reads)
             await prepare(world)
             yield world
     finally:
-        await rpc.close()
+        await reads.close()
         chain.stop()
 
 

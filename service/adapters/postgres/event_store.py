@@ -1,5 +1,6 @@
 """The `EventStore` port over Postgres: appends through the group commit, reads through a pool."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
@@ -9,12 +10,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.adapters.postgres.group_commit import GroupCommit
 from service.adapters.postgres.tables import claims, events, sessions, streams
+from service.adapters.together import Together
 from service.domain.errors import DatabaseUnavailable
 from service.domain.log import EventRow
 from service.domain.units import StreamPosition, UnixMillis
 from service.ports import Append, Claim, Head, LoggedEvent
 
 READ_PAGE: Final = 1_000
+HEADS_PER_READ: Final = 100
+HEADS_SECONDS: Final = 10
+"""Longest wait for one reading of heads, since others wait behind it."""
 EVENT_COLUMNS: Final = (
     events.c.stream_id,
     events.c.position,
@@ -36,14 +41,15 @@ class PostgresEventStore:
     def __init__(self, engine: AsyncEngine, group_commit: GroupCommit) -> None:
         self._engine = engine
         self._group_commit = group_commit
+        self._heads = Together(self._heads_in_order, size=HEADS_PER_READ)
 
     async def append(self, append: Append) -> None:
         """See `EventStore.append`."""
         await self._group_commit.append(append)
 
     async def head(self, stream_id: str) -> Head | None:
-        """See `EventStore.head`."""
-        return (await self.heads([stream_id])).get(stream_id)
+        """See `EventStore.head`. All that are asked for in one moment are one statement."""
+        return await self._heads.get(stream_id)
 
     async def heads(self, stream_ids: Sequence[str]) -> dict[str, Head]:
         """See `EventStore.heads`."""
@@ -56,6 +62,14 @@ class PostgresEventStore:
             )
             for row in await self.fetch(query)
         }
+
+    async def _heads_in_order(self, stream_ids: Sequence[str]) -> list[Head | None]:
+        try:
+            async with asyncio.timeout(HEADS_SECONDS):
+                found = await self.heads(stream_ids)
+        except TimeoutError:
+            raise DatabaseUnavailable("a read took too long") from None
+        return [found.get(stream_id) for stream_id in stream_ids]
 
     async def claim(self, scope: str, key: str) -> Claim | None:
         """See `EventStore.claim`."""

@@ -17,6 +17,8 @@ _TOKEN_PROGRAMS: Final = (str(TOKEN_PROGRAM_ID), str(TOKEN_2022_PROGRAM_ID))
 _ACCOUNT_BYTES: Final = 165
 _MINT_BYTES: Final = 82
 _EXTENSIONS_OFFSET: Final = 166
+HEAD_BYTES: Final = _EXTENSIONS_OFFSET
+"""As much of an account's data as `token_account` looks at."""
 _MINT_TYPE, _ACCOUNT_TYPE = 1, 2
 
 _MINT_EXTENSIONS: Final = {

@@ -32,6 +32,7 @@ from service.adapters.solana.rpc_answers import (
     parsed,
     raw_account,
     result_of,
+    signature_status,
     token_changes,
     transaction_error,
     transport_reason,
@@ -53,9 +54,8 @@ from service.domain.units import BlockHeight, Lamports, Slot
 
 TIMEOUT_SECONDS: Final = 10.0
 """Longest wait for one answer; a worker has other settlements to look after."""
-_LEVELS: Final = ("processed", "confirmed", "finalized")
-
-
+_INVALID_PARAMS: Final = -32602
+"""Spec: JSON-RPC 2.0. The only refusal that is about the question, not about the node."""
 _SIGNATURE_REFUSALS: Final = (Refusal(-32003), Refusal(-32006))
 """Signature and precompile verification failure. Spec: agave `rpc-client-api`, custom errors."""
 
@@ -113,9 +113,13 @@ class SolanaRpc:
         program, data, slot = found
         return accounts.token_account(address, program, data, slot)
 
-    async def accounts(self, addresses: Sequence[str], commitment: Commitment) -> AccountsReading:
-        """The accounts as they are stored, at one slot."""
-        options = {"encoding": "base64", "commitment": commitment}
+    async def accounts(
+        self, addresses: Sequence[str], commitment: Commitment, *, first_bytes: int | None = None
+    ) -> AccountsReading:
+        """The accounts as they are stored, or the first bytes of each, at one slot."""
+        options: dict[str, object] = {"encoding": "base64", "commitment": commitment}
+        if first_bytes is not None:
+            options["dataSlice"] = {"offset": 0, "length": first_bytes}
         context = as_object(await self._call("getMultipleAccounts", list(addresses), options))
         values = as_list(context.get("value"))
         if len(values) != len(addresses):
@@ -170,26 +174,16 @@ class SolanaRpc:
 
     async def signature_status(self, signature: str) -> SignatureStatus:
         """The status, the history searched; `level` is `None` when the provider has none."""
+        return (await self.signature_statuses([signature]))[0]
+
+    async def signature_statuses(self, signatures: Sequence[str]) -> list[SignatureStatus]:
+        """At most 256 statuses, in the order asked for."""
         options = {"searchTransactionHistory": True}
-        context = as_object(await self._call("getSignatureStatuses", [signature], options))
-        match context.get("value"):
-            case [None]:
-                return SignatureStatus(None, None, None, context_slot(context))
-            case [object() as found]:
-                status = as_object(found)
-            case _:
-                raise malformed("the statuses are not one")
-        level = status.get("confirmationStatus")
-        if level is None and status.get("confirmations", 0) is None:
-            level = "finalized"  # old entries say it by null confirmations alone
-        if level not in _LEVELS:
-            raise malformed("a confirmation status is unknown")
-        return SignatureStatus(
-            level=level,
-            slot=Slot(as_integer(status.get("slot"))),
-            error=transaction_error(status.get("err")),
-            context_slot=context_slot(context),
-        )
+        context = as_object(await self._call("getSignatureStatuses", list(signatures), options))
+        values = as_list(context.get("value"))
+        if len(values) != len(signatures):
+            raise malformed("the statuses are not those asked for")
+        return [signature_status(value, context_slot(context)) for value in values]
 
     async def heights(self) -> ChainHeights:
         """The heights; the finalized one and its slot are of one reading."""
@@ -255,7 +249,10 @@ class SolanaRpc:
 
     def _unrefused(self, method: str, answer: object | Refusal) -> object:
         if isinstance(answer, Refusal):
-            raise ChainUnavailable(f"{self._name}: {method}: error {answer.code}")
+            raise ChainUnavailable(
+                f"{self._name}: {method}: error {answer.code}",
+                unreadable=answer.code == _INVALID_PARAMS,
+            )
         return answer
 
     async def _exchange(self, method: str, *params: object) -> object | Refusal:

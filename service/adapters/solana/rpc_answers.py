@@ -16,12 +16,13 @@ from solana.exceptions import SolanaRpcException
 from service.domain.codec import canonical
 from service.domain.errors import ChainUnavailable, Corrupt
 from service.domain.limits import U64_MAX
-from service.domain.onchain import RawAccount
+from service.domain.onchain import RawAccount, SignatureStatus
 from service.domain.units import Lamports, Slot
 
 _ERROR_CHARS_MAX: Final = 2_000
 _LOG_LINES_MAX: Final = 64
 _LOG_CHARS_MAX: Final = 300
+_LEVELS: Final = ("processed", "confirmed", "finalized")
 _AMOUNT: Final = re.compile(r"[0-9]{1,20}", re.ASCII)
 
 
@@ -34,7 +35,7 @@ class Refusal:
 
 def malformed(what: str) -> ChainUnavailable:
     """The refusal of an answer, by what is wrong with it."""
-    return ChainUnavailable(f"malformed answer: {what}")
+    return ChainUnavailable(f"malformed answer: {what}", unreadable=True)
 
 
 def transport_reason(error: SolanaRpcException) -> str:
@@ -135,6 +136,24 @@ def raw_account(address: str, value: object) -> RawAccount | None:
         owner=as_text(found.get("owner")),
         lamports=Lamports(as_integer(found.get("lamports"))),
         data=as_bytes(found.get("data")),
+    )
+
+
+def signature_status(value: object, context_slot: Slot) -> SignatureStatus:
+    """A status; null is one that the provider has nothing of."""
+    if value is None:
+        return SignatureStatus(None, None, None, context_slot)
+    status = as_object(value)
+    level = status.get("confirmationStatus")
+    if level is None and status.get("confirmations", 0) is None:
+        level = "finalized"  # old entries say it by null confirmations alone
+    if level not in _LEVELS:
+        raise malformed("a confirmation status is unknown")
+    return SignatureStatus(
+        level=level,
+        slot=Slot(as_integer(status.get("slot"))),
+        error=transaction_error(status.get("err")),
+        context_slot=context_slot,
     )
 
 
