@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
+# Tests start many processes: each may begin with the byte code that another has made.
+export PYTHONDONTWRITEBYTECODE :=
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +26,7 @@ demo: $(VENV)/.runtime ## play a whole session on this machine (DEMO_EXIT=1 stop
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev ## the test suite, within ten minutes on two cores
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not campaign"
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not campaign"
 
 check: $(VENV)/.dev ## lint, types, layers, migrations: under a minute
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -7,6 +7,7 @@ import asyncio
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from hashlib import sha256
 from typing import Any
 
@@ -58,6 +59,7 @@ class MemoryLedger:
 
     def __init__(self) -> None:
         self.rows: dict[str, list[EventRow]] = {}
+        self._folded: dict[str, tuple[int, Any]] = {}
 
     def events(self, stream_id: str) -> list[SessionEvent]:
         return [decode(r.type, r.schema_version, r.payload) for r in self.rows[stream_id]]
@@ -70,18 +72,20 @@ class MemoryLedger:
         rows.extend(chain(stream_id, StreamPosition(expected), head, events))
 
     async def session(self, stream_id: str) -> tuple[Session, StreamPosition] | None:
-        await asyncio.sleep(0)
-        if stream_id not in self.rows:
-            return None
-        session = fold(None, self.events(stream_id))
-        assert session is not None
-        return session, StreamPosition(len(self.rows[stream_id]))
+        session = await self.settling(stream_id)
+        return None if session is None else (session, StreamPosition(len(self.rows[stream_id])))
 
     async def settling(self, stream_id: str) -> Any:
+        """The state of the stored rows; those read before are not read again."""
         await asyncio.sleep(0)
         if stream_id not in self.rows:
             return None
-        return self._fold(stream_id)(None, self.events(stream_id))
+        rows = self.rows[stream_id]
+        known, state = self._folded.get(stream_id, (0, None))
+        new = [decode(row.type, row.schema_version, row.payload) for row in rows[known:]]
+        state = self._fold(stream_id)(state, new)
+        self._folded[stream_id] = len(rows), state
+        return state
 
     async def record(self, stream_id: str, decide: Callable[[Any], Sequence[Any]]) -> Any:
         for _ in range(10):
@@ -307,6 +311,7 @@ def _raw(account: TokenAccount) -> RawAccount:
     return RawAccount(account.address, account.program, Lamports(2_039_280), data)
 
 
+@cache
 def _blockhash(height: int) -> str:
     return base58_encode(sha256(b"block %d" % height).digest())
 

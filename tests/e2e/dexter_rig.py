@@ -5,10 +5,10 @@ import socket
 from typing import Any, Final
 from uuid import uuid4
 
-import documented
 import httpx
 from running import PRICE, USDC, Buyer, Seller, Service
 
+from tests.e2e import documented
 from tests.e2e.dexter_client import SessionClient, SettlementClient, voucher_header
 from tests.e2e.dexter_javascript import parse, stringify
 from tests.e2e.dexter_signing import message_signer, transaction_signer

@@ -19,7 +19,6 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import asyncpg
-import documented
 import httpx
 from nacl.signing import SigningKey
 from solders.hash import Hash
@@ -39,6 +38,7 @@ from spl.token.models import ApproveCheckedParams, RevokeParams
 
 from session_ledger.encoding import base58_encode
 from session_ledger.voucher import sign_voucher
+from tests.e2e import documented
 
 T = TypeVar("T")
 
@@ -143,11 +143,11 @@ class Service:
             "claims": "FROM claims t WHERE scope LIKE '%' || $1",
             "sellers": "FROM (SELECT count(*) FROM sellers WHERE $1 <> '') t",
         }
-        digests: dict[str, str] = {}
-        for name, rows in parts.items():
-            query = f"SELECT md5(coalesce(string_agg(t::text, '|' ORDER BY t::text), '')) {rows}"
-            digests[name] = (await self.rows(query, seller.id))[0]["md5"]
-        return digests
+        digest = "md5(coalesce(string_agg(t::text, '|' ORDER BY t::text), ''))"
+        query = " UNION ALL ".join(
+            f"SELECT '{name}' AS name, {digest} AS digest {rows}" for name, rows in parts.items()
+        )
+        return {row["name"]: row["digest"] for row in await self.rows(query, seller.id)}
 
 
 @dataclass

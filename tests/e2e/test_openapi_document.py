@@ -4,7 +4,6 @@ import json
 import re
 from typing import Any
 
-import documented
 import httpx
 import pytest
 from running import Service
@@ -16,6 +15,7 @@ from service.domain.errors import LedgerError
 from service.domain.failures import FAILURES
 from service.domain.sponsorship import REFUSALS
 from service.ports import SignerUnavailable
+from tests.e2e import documented
 
 # What each route can answer besides the problems of every route. Spec: HTTP contract, "Sellers".
 PROBLEMS = {

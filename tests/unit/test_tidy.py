@@ -43,6 +43,16 @@ def _tracked() -> tuple[Path, ...]:
     return tuple(sorted(path for path in paths if path.is_file()))
 
 
+@cache
+def _text(path: Path) -> str:
+    return path.read_text()
+
+
+@cache
+def _nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(_text(path))))
+
+
 def _sources(*folders: str) -> Iterator[Path]:
     for path in _tracked():
         if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in folders:
@@ -55,7 +65,7 @@ def _texts() -> Iterator[tuple[str, str]]:
         name = str(path.relative_to(ROOT))
         generated = "/vectors/" in name or "lock" in path.name
         if not generated and path.suffix not in {".png", ".so"}:
-            yield name, path.read_text()
+            yield name, _text(path)
 
 
 def _where(path: Path, line: int) -> str:
@@ -66,7 +76,7 @@ def test_no_module_is_longer_than_400_lines() -> None:
     long = [
         f"{path.relative_to(ROOT)}: {count}"
         for path in _sources("service", "sdk", "migrations", "examples", "benchmarks", "docs")
-        if (count := len(path.read_text().splitlines())) > LINES_MAX
+        if (count := len(_text(path).splitlines())) > LINES_MAX
     ]
     assert not long, "\n".join(long)
 
@@ -75,7 +85,7 @@ def test_no_function_is_longer_than_70_lines() -> None:
     long = [
         _where(path, node.lineno)
         for path in _sources("service", "sdk", "examples", "benchmarks", "docs")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in _nodes(path)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and _length(node) > FUNCTION_LINES_MAX
         and str(path.relative_to(ROOT)) != "examples/demo.py"  # a play, read from top to bottom
@@ -93,7 +103,7 @@ def test_no_line_is_longer_than_100_characters() -> None:
     long = [
         _where(path, number)
         for path in _sources("service", "sdk", "examples", "docs")
-        for number, line in enumerate(path.read_text().splitlines(), 1)
+        for number, line in enumerate(_text(path).splitlines(), 1)
         if len(pragma.sub("", line)) > CHARS_MAX
     ]
     assert not long, "\n".join(long)
@@ -104,7 +114,7 @@ def test_nothing_is_left_for_later() -> None:
     left = [
         _where(path, number)
         for path in _sources("service", "sdk", "tests", "migrations", "examples", "benchmarks")
-        for number, line in enumerate(path.read_text().splitlines(), 1)
+        for number, line in enumerate(_text(path).splitlines(), 1)
         if marks.search(line) and path != Path(__file__)
     ]
     assert not left, "\n".join(left)
@@ -115,7 +125,7 @@ def test_money_is_never_a_float_or_a_decimal() -> None:
     for path in _sources("service"):
         if path.parent.name != "domain" or path.name in NUMBERS_OF_STRANGERS:
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in _nodes(path):
             inexact = isinstance(node, ast.Constant) and isinstance(node.value, float | complex)
             named = isinstance(node, ast.Name) and node.id in {"float", "Decimal", "Fraction"}
             divided = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
@@ -130,7 +140,7 @@ def test_a_banned_call_is_not_made(banned: str) -> None:
         _where(path, node.lineno)
         for path in _sources("service", "sdk")
         if "local" not in path.relative_to(ROOT).parts and str(path.relative_to(ROOT)) not in CLOCKS
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in _nodes(path)
         if isinstance(node, ast.Call) and ast.unparse(node).startswith(f"{banned}(")
     ]
     assert not found, f"use {BANNED_CALLS[banned]}: {found}"
@@ -142,7 +152,7 @@ def test_every_link_of_the_documents_leads_somewhere() -> None:
     for path in _tracked():
         if path.suffix != ".md" or "node_modules" in path.parts:
             continue
-        for target in link.findall(path.read_text()):
+        for target in link.findall(_text(path)):
             address, _, anchor = unquote(target).partition("#")
             if "://" in address:
                 continue
@@ -155,7 +165,7 @@ def test_every_link_of_the_documents_leads_somewhere() -> None:
 
 def _anchors(file: Path) -> set[str]:
     """The anchors of a document's headings, as renderers make them."""
-    headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", _text(file), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -174,7 +184,7 @@ def test_no_package_host_is_named() -> None:
     found = [
         str(path.relative_to(ROOT))
         for path in _tracked()
-        if "vectors" not in path.parts and path.suffix != ".so" and hosts.search(path.read_text())
+        if "vectors" not in path.parts and path.suffix != ".so" and hosts.search(_text(path))
     ]
     assert not found, "\n".join(found)
 
