@@ -11,6 +11,7 @@ from pathlib import Path
 
 import append
 import backlog
+import direct
 import memory
 import settle
 import sign
@@ -20,7 +21,7 @@ from rich.console import Console
 
 from service.observability import configure_logging
 
-PARTS = ("verify", "sign", "settle", "backlog", "memory", "append")
+PARTS = ("verify", "sign", "direct", "settle", "backlog", "memory", "append")
 OUT = Path(__file__).with_name("out")
 
 
@@ -31,6 +32,7 @@ def main() -> None:
     parts: dict[str, Callable[[], Part]] = {
         "verify": lambda: verify.run(rounds=options.rounds, seconds=options.seconds),
         "sign": lambda: sign.run(rounds=options.rounds, seconds=options.seconds),
+        "direct": lambda: direct.run(rounds=options.rounds, seconds=options.seconds),
         "settle": lambda: settle.run(
             settlements=options.settlements, rounds=max(1, options.rounds // 2)
         ),

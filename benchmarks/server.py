@@ -1,4 +1,4 @@
-"""The server process under test: the service's own, with two more endpoints to compare with.
+"""The server process under test: the service's own, with a few more endpoints to compare with.
 
 Argument: the listening socket's descriptor. Everything else comes from the environment, and the
 server runs as `service.http_process` runs it: same options, same middleware, same process.
@@ -7,6 +7,7 @@ server runs as `service.http_process` runs it: same options, same middleware, sa
 import json
 import sys
 
+import direct_server
 from fastapi import FastAPI, Request, Response
 
 from service import http_process
@@ -101,6 +102,8 @@ def application() -> FastAPI:
     for path, endpoint in (
         (PARSE_ONLY_PATH, parse_only),
         (PARSE_ONLY_SIGN_PATH, parse_only_sign),
+        (direct_server.VERIFY_PATH, direct_server.verify),
+        (direct_server.OFF_PATH, direct_server.verification_off),
     ):
         app.add_api_route(path, endpoint, methods=["POST"])
         app.router.routes.insert(0, app.router.routes.pop())

@@ -17,9 +17,10 @@ from service.api.app import create_app
 from service.api.problems import status_of
 from service.api.rendering import REASONS
 from service.config import Settings
+from service.domain.direct_judgement import REFUSALS as DIRECT_REFUSALS
 from service.domain.errors import LedgerError, VoucherRejected
 from service.domain.failures import FAILURES
-from service.domain.sponsorship import REFUSALS
+from service.domain.refusals import REFUSALS
 
 DOCS: Final = Path(__file__).parent
 
@@ -122,6 +123,12 @@ acts:
 In the answer of `POST /mpp/settle`, as `errorCode`. The buyer builds another transaction.
 
 {refusals}
+
+## Direct payments that are not accepted
+
+In the answer of `POST /v1/payments/verify`, as `code`. The texts: [x402.md](x402.md#refusals).
+
+{direct}
 """
 
 CONFIGURATION: Final = """\
@@ -187,6 +194,10 @@ def _errors() -> str:
         failures=_table(("code", "class", "meaning", "what to do"), failures),
         refusals=_table(
             ("code", "meaning"), [(f"`{code}`", meaning) for code, meaning in REFUSALS.items()]
+        ),
+        direct=_table(
+            ("code", "meaning"),
+            [(f"`{code}`", meaning) for code, meaning in DIRECT_REFUSALS.items()],
         ),
     )
 

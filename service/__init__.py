@@ -17,7 +17,9 @@ A tour of thirty minutes. The words are in docs/glossary.md, the reasons in docs
 
 Buyers come in by `api/mpp/`: `application/onboard.py` (who lets us pay), `open_for_buyer.py` (a
 session and its reserved deposit), `sign_voucher.py`, and `sponsor_payment.py` (one-shot charges,
-which the same settlement machine sees through). `domain/funding.py` and the two adapters
+which the same settlement machine sees through), which `facilitate.py` offers to servers of x402.
+A payment that its buyer sent to the chain itself is judged in `domain/direct_judgement.py` and
+accepted by `accept_payment.py`. `domain/funding.py` and the two adapters
 `adapters/solana/funding_*.py` say where money comes from; `watcher.py` looks after what is open.
 
 Then what you came for: prices in `domain/pricing.py` and `domain/metering.py`, the wire formats in

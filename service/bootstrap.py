@@ -40,6 +40,7 @@ from service.application.sign_voucher import BuyersChannels, SignVoucher
 from service.application.watch_sessions import WatchSessions
 from service.charges import Charges, wired_charges
 from service.config import ConfigurationError, Settings, required_database
+from service.direct import Direct, wired_direct
 from service.domain.auto_close import AutoClosePolicy
 from service.domain.errors import LedgerError
 from service.domain.health import USDC_DECIMALS, WEAK_OPEN_PROOF
@@ -93,6 +94,7 @@ class Services:
     settlement_terms: SettlementTerms
     settle: SettleSession
     charges: Charges
+    direct: Direct
     onboarding: OnboardWallet
     buyers: BuyersSessions
     watch: WatchSessions
@@ -114,7 +116,6 @@ async def running_services(settings: Settings) -> AsyncGenerator[Services]:
     authority_signer, fee_payer = await _signers(settings)
     chain = _chain(settings, network)
     secrets = session_secrets(settings)
-    _warn_of_open_proof(settings, network)
     engine = reader_engine(address, pool_size=settings.database_pool_size)
     group_commit = GroupCommit(address, synchronous_commit=settings.synchronous_commit)
     store = PostgresEventStore(engine, group_commit)
@@ -159,6 +160,7 @@ async def running_services(settings: Settings) -> AsyncGenerator[Services]:
                 fee_payer=fee_payer,
                 settle=settle,
             ),
+            direct=wired_direct(settings, ledger=ledger, store=store, chain=chain, key=nonce_key),
             onboarding=_onboarding(settings, ledger, chain, signing),
             buyers=_buyers(settings, secrets, store, ledger, queries, chain, funding),
             watch=_watch(settings, ledger, store, funding, how),
@@ -261,6 +263,7 @@ def _buyers(
     funding: Mapping[FundingKind, FundingSource],
 ) -> BuyersSessions:
     network = NETWORKS[settings.solana_network]
+    _warn_of_open_proof(settings, network)
     keys = SessionKeys(PostgresSessionKeys(store), secrets)
     channels = BuyersChannels(store)
     return BuyersSessions(

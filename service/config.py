@@ -111,6 +111,25 @@ class Settings(BaseSettings):
         "onboarded, which is all that the unmodified SDK sends. `required` by default on "
         "mainnet-beta, `onboarded` elsewhere.",
     )
+    payment_binding: Literal["required", "optional"] | None = Field(
+        default=None,
+        description="Whether a direct x402 payment must name what it is for, by a memo or a "
+        "reference. `optional` also takes one without any memo from whoever names its payer, which "
+        "is all that the unmodified test client sends. `required` by default on mainnet-beta, "
+        "`optional` elsewhere.",
+    )
+    payment_commitment: Literal["confirmed", "finalized"] = Field(
+        default="confirmed",
+        description="The level at which a direct x402 payment counts. What is accepted at "
+        "`confirmed` is watched until it is finalized.",
+    )
+    payment_age_seconds: int = Field(
+        default=300,
+        ge=1,
+        le=86_400,
+        description="How long ago a direct x402 payment may have landed; `maxTimeoutSeconds` of "
+        "the requirements can only shorten it.",
+    )
     unproven_payers: Literal["allow", "refuse"] = Field(
         default="allow",
         description="Channels that a seller registers, itself or by their first voucher: nothing "
@@ -187,6 +206,13 @@ class Settings(BaseSettings):
         if self.mpp_open_proof is not None:
             return self.mpp_open_proof
         return "required" if self.solana_network == "mainnet-beta" else "onboarded"
+
+    @property
+    def required_binding(self) -> Literal["required", "optional"]:
+        """Whether a direct payment must name what it is for."""
+        if self.payment_binding is not None:
+            return self.payment_binding
+        return "required" if self.solana_network == "mainnet-beta" else "optional"
 
     @property
     def offered_funding(self) -> Literal["delegate", "swig"]:

@@ -160,6 +160,12 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self.direct_payments = Counter(
+            "session_ledger_direct_payments_total",
+            "Direct payments by what became of them",
+            ["outcome"],
+            registry=self.registry,
+        )
         self.open_settlements = Gauge(
             "session_ledger_open_settlements",
             "Settlements this worker holds that are not terminal",

@@ -1,6 +1,7 @@
-"""The watcher: looks at open sessions when they are due, in every process that settles.
+"""The watchers: look at open sessions, and at accepted payments that are not final yet, when they
+are due, in every process that settles.
 
-Leases share the sessions out between the processes; none of them remembers a deadline.
+Leases share them out between the processes; none of them remembers a deadline.
 """
 
 import asyncio
@@ -8,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from service.application.recheck_payments import BATCH as PAYMENTS_BATCH
 from service.application.watch_sessions import BATCH, Looked
 from service.bootstrap import Services
 from service.domain.errors import LedgerError
@@ -95,3 +97,48 @@ class SessionWatcher:
             metrics.auto_closes.labels(reason).inc()
         for _, funding in looked.funding:
             metrics.funding_changes.labels(funding).inc()
+
+
+class PaymentWatcher:
+    """One for one process. `run` until `services.stopping` is set."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._blind = False
+
+    async def run(self) -> None:
+        """Look at whatever is due until the process stops."""
+        stopping = asyncio.create_task(self._services.stopping.wait())
+        try:
+            while not stopping.done():
+                look = asyncio.create_task(self._look())
+                await asyncio.wait((look, stopping), return_when=asyncio.FIRST_COMPLETED)
+                if not look.done():
+                    look.cancel()
+                    await asyncio.wait((look,))
+                    return
+                if look.result() < PAYMENTS_BATCH:
+                    await asyncio.wait((stopping,), timeout=PICK_UP_SECONDS)
+        finally:
+            stopping.cancel()
+
+    async def _look(self) -> int:
+        """One look; gives how many payments were due, and none when the chain does not answer:
+        then there is no hurry."""
+        try:
+            looked = await self._services.direct.recheck.look()
+        except LedgerError as error:
+            log.warning("payments_not_watched", code=error.code, detail=error.detail)
+            return 0
+        if looked.unread is not None and not self._blind:
+            log.warning("payments_not_read", code=looked.unread.code, detail=looked.unread.detail)
+        if looked.payments:
+            self._blind = looked.unread is not None
+        for signature, error in looked.failed:
+            log.warning("payment_not_watched", signature=signature, code=error.code)
+        outcomes = self._services.metrics.direct_payments
+        outcomes.labels("finalized").inc(looked.finalized)
+        for signature, seller_id, cause in looked.reversed:
+            outcomes.labels("reversed").inc()
+            log.error("payment_reversed", signature=signature, seller_id=seller_id, cause=cause)
+        return 0 if looked.unread is not None else looked.payments

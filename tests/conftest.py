@@ -21,6 +21,7 @@ _SERVICE_SETTINGS = (
     "FUNDING_SOURCE",
     "MPP_",
     "ONBOARD_",
+    "PAYMENT_",
     "PG",
     "PUBLIC_HOSTS",
     "SESSION_KEY_",

@@ -9,14 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
-from typing import Any
+from typing import Any, Literal
 
 from solders.transaction import VersionedTransaction
+from spl.memo.constants import MEMO_PROGRAM_ID
 from spl.token.constants import ASSOCIATED_TOKEN_PROGRAM_ID, TOKEN_PROGRAM_ID
 
 from service.domain.errors import SessionNotFound, WrongPosition
 from service.domain.events import SessionEvent
 from service.domain.log import GENESIS_HASH, EventRow, chain, decode
+from service.domain.observed import ObservedTransaction, TokenBalance, TokenTransfer
 from service.domain.onchain import (
     AccountsReading,
     ChainHeights,
@@ -183,9 +185,10 @@ class FakeChain:
         self,
         transaction: bytes,
         *,
-        complete: bool = True,  # noqa: ARG002  it verifies no signature
+        complete: bool = True,
     ) -> Simulation:
-        return Simulation(self._execute(transaction).error, (), 700)
+        """It verifies no signature and calls no program from another."""
+        return Simulation(self._execute(transaction).error, (), 700, None if complete else ())
 
     async def send(self, transaction: bytes) -> str:
         self.waiting.append(transaction)
@@ -218,6 +221,51 @@ class FakeChain:
                     message_hash=sha256(message_of(item.raw)).digest(),
                 )
         return None
+
+    async def transaction(
+        self, signature: str, commitment: Literal["confirmed", "finalized"]
+    ) -> ObservedTransaction | None:
+        for item in self.landed:
+            if item.signature == signature and self.tip - item.height >= DEPTHS[commitment]:
+                return self._observed(item)
+        return None
+
+    def _observed(self, item: Landed) -> ObservedTransaction:
+        message = VersionedTransaction.from_bytes(item.raw).message
+        keys = [str(key) for key in message.account_keys]
+        steps = [(keys[s.program_id_index], s) for s in message.instructions]
+        moves = [
+            TokenTransfer(
+                source=keys[s.accounts[0]],
+                destination=keys[s.accounts[2]],
+                authority=keys[s.accounts[3]],
+                amount=int.from_bytes(bytes(s.data[1:9]), "little"),
+            )
+            for program, s in steps
+            if program == TOKEN_PROGRAM
+        ]
+        depth = self.tip - item.height
+        balances: list[TokenBalance] = []
+        for move in moves:
+            for address in (move.source, move.destination):
+                before, after = self._view(address, depth + 1), self._view(address, depth)
+                known = after or before
+                if known is not None:
+                    held = (before.amount if before else 0, after.amount if after else 0)
+                    balance = TokenBalance(address, known.owner, known.mint, known.program, *held)
+                    balances.append(balance)
+        return ObservedTransaction(
+            signature=item.signature,
+            slot=_slot(item.height),
+            block_time=block_time(item.height),
+            error=item.error,
+            signers=tuple(keys[: message.header.num_required_signatures]),
+            accounts=tuple(keys),
+            balances=tuple(balances),
+            transfers=tuple(moves),
+            memos=tuple(bytes(s.data).decode() for p, s in steps if p == str(MEMO_PROGRAM_ID)),
+            raw_hash=sha256(item.raw).digest(),
+        )
 
     def _slot(self) -> Slot:
         return _slot(self.tip)
@@ -314,6 +362,11 @@ def _raw(account: TokenAccount) -> RawAccount:
 @cache
 def _blockhash(height: int) -> str:
     return base58_encode(sha256(b"block %d" % height).digest())
+
+
+def block_time(height: int) -> int:
+    """When the fake chain made a block, in Unix seconds: one each second."""
+    return 1_700_000_000 - 1_000 + height
 
 
 def _slot(height: int) -> Slot:

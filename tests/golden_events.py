@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+from service.domain import direct_events as d
 from service.domain import events as e
 from service.domain import wallet_events as w
 from service.domain.log import SCHEMA_VERSIONS, EventRow, chain, type_name
@@ -157,6 +158,31 @@ _SAMPLES: Final[tuple[e.Event, ...]] = (
         creates_recipient_account=True,
         cluster_id="7/1",
     ),
+    d.PaymentAccepted(
+        at=_AT,
+        signature="signature",
+        seller_id="slr_1",
+        resource="https://api.example/\u00e9",
+        chain_id="solana:chain",
+        pay_to="recipient",
+        asset="mint",
+        required=AtomicUsdc(9_999),
+        amount=AtomicUsdc(2**64 - 1),
+        payer="payer",
+        fee_payer="fee payer",
+        slot=Slot(111),
+        block_time=1_763_700_000,
+        commitment="confirmed",
+        binding="challenge",
+        memo="slp1.challenge \U0001f600",
+        reference="reference",
+        header="eyJ9",
+        transaction_hash=bytes(range(32)),
+    ),
+    d.DeliveryFailed(_AT, "slr_1"),
+    d.PaymentRedelivered(_AT),
+    d.PaymentFinalized(_AT, Slot(112)),
+    d.PaymentReversed(_AT, "dropped", {"provider": "rpc", "finalizedHeight": 500}),
     e.DepositReserved(_AT, STREAM_ID, AtomicUsdc(2**64 - 1), AtomicUsdc(2**64 - 1), Slot(120)),
     e.DepositReleased(_AT, STREAM_ID, Slot(121)),
     e.SellerRegistered(

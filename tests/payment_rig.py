@@ -1,7 +1,7 @@
 """One-shot payments over a real log: processes that sponsor, and chains that a test drives."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
@@ -26,13 +26,14 @@ from service.adapters.postgres.payments import PostgresPaymentStore
 from service.adapters.solana.parsing import parse_transaction
 from service.adapters.solana.signers import KeychainSigner
 from service.application.commit import Ledger
+from service.application.facilitate import Facilitate
 from service.application.settle_session import Keys, SettleSession
 from service.application.sponsor_payment import Lookups, SponsorPayment, SponsorTerms
 from service.application.streams import payment_stream
 from service.domain.onchain import chain_id_of, message_of
 from service.domain.payment import Payment, payment_id
 from service.domain.settlement_plan import SettlementPolicy
-from service.domain.sponsorship import TransferClaim
+from service.domain.sponsorship import TransferClaim, exact_policy
 from service.domain.units import AtomicUsdc, UnixMillis
 from service.local.chain import LOCALNET_GENESIS_HASH
 from service.ports import Chain, Cluster, EventStore, Signer
@@ -40,6 +41,7 @@ from tests.integration.log_fixtures import Log
 
 CHAIN_ID = chain_id_of(LOCALNET_GENESIS_HASH)
 TERMS = SponsorTerms(POLICY, "localnet", CHAIN_ID, False, None, None)
+EXACT = replace(TERMS, policy=exact_policy(POLICY), dialect="x402")
 SETTLEMENT = SettlementPolicy()
 LOOKS_MAX = 400
 
@@ -58,6 +60,7 @@ class Sponsor:
     ledger: Any = field(init=False)
     settle: Any = field(init=False)
     sponsor: Any = field(init=False)
+    facilitate: Any = field(init=False)
 
     def __post_init__(self) -> None:
         """`wrap` may put something around each port."""
@@ -87,6 +90,7 @@ class Sponsor:
                 advance=self.settle.advance,
             ),
         )
+        self.facilitate = Facilitate(sponsor=self.sponsor, store=store)
 
     async def submit(self, raw: bytes, claim: TransferClaim | None = None) -> Payment:
         """What a request does that does not wait."""

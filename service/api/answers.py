@@ -214,7 +214,7 @@ class EventAnswer(Answer):
     which is the buyer's."""
 
     cursor: str
-    stream: Literal["session", "seller", "payment"]
+    stream: Literal["session", "seller", "payment", "direct"]
     channel_id: str | None
     position: int
     type: str

@@ -21,10 +21,11 @@ from service.api import (
 from service.api.middleware import RequestEnvelope
 from service.api.mpp import charge, onboarding
 from service.api.mpp import sessions as buyers_sessions
+from service.api.x402 import facilitator, payments
 from service.bootstrap import Services, running_services
 from service.config import Settings
 from service.observability import configure_logging
-from service.watcher import SessionWatcher
+from service.watcher import PaymentWatcher, SessionWatcher
 from service.worker import SettlementWorker
 
 log = structlog.get_logger()
@@ -39,7 +40,11 @@ def create_app(settings: Settings, *, running: Running = running_services) -> Fa
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with running(settings) as services:
             app.state.services = services
-            workers = (SettlementWorker(services), SessionWatcher(services))
+            workers = (
+                SettlementWorker(services),
+                SessionWatcher(services),
+                PaymentWatcher(services),
+            )
             tasks = [
                 asyncio.create_task(worker.run(), name=type(worker).__name__)
                 for worker in (workers if settings.run_worker else ())
@@ -74,6 +79,8 @@ def create_app(settings: Settings, *, running: Running = running_services) -> Fa
             onboarding,
             buyers_sessions,
             charge,
+            payments,
+            facilitator,
             health,
         )
     ]

@@ -16,6 +16,8 @@ from service.api.schemas import (
     NewSessionBody,
     PriceBookBody,
 )
+from service.api.x402 import exact_documentation
+from service.api.x402 import schemas as direct
 from service.domain.errors import WrongPosition
 
 REQUEST_BODIES = (CloseBody, NewKeyBody, NewSellerBody, NewSessionBody, PriceBookBody)
@@ -141,7 +143,13 @@ def install(app: FastAPI) -> None:
         if app.openapi_schema is None:
             document = generate()
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            for model in (Problem, *REQUEST_BODIES, *wire.SCHEMAS):
+            for model in (
+                Problem,
+                *REQUEST_BODIES,
+                *wire.SCHEMAS,
+                *direct.SCHEMAS,
+                *exact_documentation.SCHEMAS,
+            ):
                 schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 schemas |= schema.pop("$defs", {})
                 schemas[model.__name__] = schema
@@ -167,7 +175,7 @@ def _without_default_422(document: dict[str, Any]) -> None:
 def _complete(document: dict[str, Any]) -> None:
     """Who may call each operation, that bodies have a largest size, and writers may collide.
 
-    The buyers' routes say so themselves: they carry their own proofs and answer in another form.
+    The buyers' routes and the facilitator say so themselves: they answer in other forms.
     """
     document["components"]["securitySchemes"] = {
         name: {"type": "http", "scheme": "bearer", "description": description}
@@ -177,7 +185,7 @@ def _complete(document: dict[str, Any]) -> None:
         )
     }
     for path, operations in document["paths"].items():
-        if is_wire(path):
+        if is_wire(path) or path.startswith("/x402/"):
             continue
         schemes = ["adminToken"] if path.startswith("/v1/sellers") else ["sellerKey"]
         schemes += ["adminToken"] if path == "/v1/exposure" else []

@@ -18,7 +18,8 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from service.api.mpp.answers import RETRY_AFTER_SECONDS, is_wire, wire_code, wire_error
-from service.domain import errors
+from service.api.x402.answers import answers_itself, outside
+from service.domain import direct_errors, errors
 from service.domain.errors import LedgerError
 
 log = structlog.get_logger()
@@ -60,6 +61,9 @@ STATUS: Final[Mapping[type[LedgerError], int]] = {
     errors.SignatureInvalid: 400,
     errors.TransactionExpired: 400,
     errors.SimulationFailed: 400,
+    direct_errors.PaymentNotFound: 404,
+    direct_errors.ResourceMismatch: 409,
+    direct_errors.PaymentWasReversed: 409,
     errors.Rejected: 400,
     errors.Conflict: 503,
     errors.Unavailable: 503,
@@ -252,6 +256,8 @@ def _refusal(
     """The answer in the form that the path's clients read."""
     if is_wire(request.scope["path"]):
         return wire_error(status, code, detail)
+    if answers_itself(request.scope["path"], status):
+        return outside(request.scope["path"], status, detail)
     return problem(request_id_of(request), status, code, detail, hint=hint, retryable=retryable)
 
 

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import structlog
@@ -24,7 +24,7 @@ from service.domain.errors import (
     SellerNotRegistered,
     SponsorshipRefused,
 )
-from service.domain.events import PaymentSubmitted
+from service.domain.events import Dialect, PaymentSubmitted
 from service.domain.failures import FAILURES, classify_transfer, is_passing
 from service.domain.onchain import LatestBlockhash, UnsignedTransaction
 from service.domain.payment import Payment, payment_id, submit_payment
@@ -34,7 +34,9 @@ from service.domain.sponsorship import (
     SponsoredTransfer,
     SponsorPolicy,
     TransferClaim,
+    check_inner,
     check_sponsored,
+    needs_inner,
 )
 from service.domain.units import UnixMillis
 from service.ports import Chain, Claim, Clock, Cluster, PaymentStore, Signer
@@ -52,12 +54,18 @@ _BY_ERROR: Final[Mapping[str, tuple[str, str]]] = {
     "AlreadyProcessed": ("already_processed", "the chain has it, but this ledger has not sent it"),
 }
 
+_OF_ANOTHER_DIALECT: Final[Mapping[Dialect, str]] = {
+    "mpp": "already_processed",
+    "x402": "duplicate_settlement",
+}
+
 log: Final = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class SponsorTerms:
-    """Whom this deployment sponsors. The caps count payments of one UTC day; `None` is no cap."""
+    """Whom this deployment sponsors. The caps count payments of one UTC day, of every dialect;
+    `None` is no cap."""
 
     policy: SponsorPolicy
     network: str
@@ -65,6 +73,7 @@ class SponsorTerms:
     sellers_only: bool
     per_day: int | None
     per_seller_per_day: int | None
+    dialect: Dialect = "mpp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +133,27 @@ class SponsorPayment:
                 self._prepared = now, await self._chain.latest_blockhash()
             return self._prepared[1]
 
+    async def verify(self, raw: bytes, claim: TransferClaim) -> Payment | str:
+        """The payment that the transaction is already, or the payer of one that `settle` would
+        submit now. Nothing is signed and nothing is written.
+
+        Raises:
+            InvalidTransaction, SponsorshipRefused, SellerNotRegistered, Unavailable: as `settle`.
+        """
+        parsed = self._lookups.parse(raw)
+        payment = await self._find(payment_id(parsed.message))
+        if payment is not None:
+            _check_same(payment, claim, self._terms.dialect)
+            return payment
+        transfer, _, _ = await self._judge(parsed, claim)
+        await self._numbers(self._clock.now(), transfer.recipient)
+        try:
+            async with asyncio.timeout(SUBMIT_SECONDS):
+                await self._simulate(parsed, transfer)
+        except TimeoutError:
+            raise ChainUnavailable("the chain did not answer in time") from None
+        return transfer.payer
+
     async def settle(self, raw: bytes, claim: TransferClaim, *, seconds: float) -> Payment:
         """Submit the transaction, or find that it was, and wait for its end or until time is up.
 
@@ -146,7 +176,7 @@ class SponsorPayment:
                 payment = await self._find(name)
                 if payment is None:
                     raise
-        _check_same(payment, claim)
+        _check_same(payment, claim, self._terms.dialect)
         if payment.settlement.status == "signed":
             await self._lookups.advance(payment_stream(name).stream_id)
         while payment.settlement.status not in TERMINAL_STATUSES:
@@ -162,8 +192,10 @@ class SponsorPayment:
         held = await self._ledger.read(payment_stream(name))
         return None if held is None else held.state
 
-    async def _submit(self, parsed: ParsedTransaction, claim: TransferClaim) -> Payment:
-        """Judge, simulate, sign and log; the bytes are sent by whoever advances the settlement."""
+    async def _judge(
+        self, parsed: ParsedTransaction, claim: TransferClaim
+    ) -> tuple[SponsoredTransfer, str | None, str]:
+        """The transfer, the seller that it pays, and the cluster of the log; all but the chain."""
         transfer = check_sponsored(parsed, claim, self._terms.policy)
         seller_id = await self._lookups.seller_of(claim.recipient, self._terms.network)
         if seller_id is None and self._terms.sellers_only:
@@ -172,6 +204,11 @@ class SponsorPayment:
         if cluster.current != cluster.trusted:
             # R4: a payment that this log has forgotten may have landed. Nothing is signed.
             raise DatabaseNotTrusted("the database was replaced: an operator has to look first")
+        return transfer, seller_id, cluster.current
+
+    async def _submit(self, parsed: ParsedTransaction, claim: TransferClaim) -> Payment:
+        """Judge, simulate, sign and log; the bytes are sent by whoever advances the settlement."""
+        transfer, seller_id, cluster_id = await self._judge(parsed, claim)
         try:
             async with asyncio.timeout(SUBMIT_SECONDS):
                 await self._simulate(parsed, transfer)
@@ -179,7 +216,10 @@ class SponsorPayment:
                 signature = await self._fee_payer.sign(parsed.message)
         except TimeoutError:
             raise ChainUnavailable("the chain did not answer in time") from None
-        submitted = self._submitted(parsed, transfer, seen, signature, seller_id, cluster.current)
+        submitted = replace(
+            self._submitted(parsed, transfer, seen, signature, seller_id, cluster_id),
+            resource=claim.resource,
+        )
         payment = await self._append(submitted)
         log.info("payment_submitted", settlement_id=payment.payment_id, signature=payment.signature)
         return payment
@@ -203,6 +243,9 @@ class SponsorPayment:
             )
         error = simulation.error
         if error is None:
+            if simulation.inner_programs is None and needs_inner(parsed, self._terms.policy):
+                raise ChainUnavailable("the provider does not show what called programs call")
+            check_inner(simulation.inner_programs or (), self._terms.policy)
             return
         text = canonical(error).decode()
         if isinstance(error, str) and error in _BY_ERROR:
@@ -229,7 +272,7 @@ class SponsorPayment:
         return PaymentSubmitted(
             at=self._clock.now(),
             payment_id=payment_id(parsed.message),
-            dialect="mpp",
+            dialect=self._terms.dialect,
             seller_id=seller_id,
             payer=transfer.payer,
             recipient=transfer.recipient,
@@ -259,14 +302,13 @@ class SponsorPayment:
 
     async def _append(self, submitted: PaymentSubmitted) -> Payment:
         """The payment in the log: this one, or the same one that another caller submitted."""
-        caps = self._caps_of(submitted)
-        if not caps:
+        if self._terms.per_day is None and self._terms.per_seller_per_day is None:
             return await self._commit(submitted, ())
         async with self._counting:
             for _ in range(_SLOT_ATTEMPTS):
                 with suppress(ClaimTaken):  # another process took the number: count again
-                    return await self._commit(submitted, await self._slots(submitted, caps))
-            return await self._commit(submitted, await self._slots(submitted, caps))
+                    return await self._commit(submitted, await self._slots(submitted))
+            return await self._commit(submitted, await self._slots(submitted))
 
     async def _commit(self, submitted: PaymentSubmitted, slots: Sequence[Claim]) -> Payment:
         async def claims(outcomes: Sequence[Outcome[Any]]) -> Sequence[Claim]:
@@ -280,37 +322,45 @@ class SponsorPayment:
         assert outcome.state is not None
         return outcome.state
 
-    def _caps_of(self, submitted: PaymentSubmitted) -> list[tuple[str, str | None, int]]:
-        """The code, the recipient (or everybody) and the number of each cap that is set."""
-        terms = self._terms
-        caps = (
-            ("global_settle_cap_exceeded", None, terms.per_day),
-            ("seller_settle_cap_exceeded", submitted.recipient, terms.per_seller_per_day),
-        )
-        return [(code, whose, most) for code, whose, most in caps if most is not None]
-
-    async def _slots(
-        self, submitted: PaymentSubmitted, caps: Sequence[tuple[str, str | None, int]]
-    ) -> list[Claim]:
+    async def _slots(self, submitted: PaymentSubmitted) -> list[Claim]:
         """The next number under each cap, to be claimed with the payment: no two have the same."""
-        day = submitted.at // _DAY_MILLIS
-        claims: list[Claim] = []
-        for code, recipient, most in caps:
-            since = UnixMillis(day * _DAY_MILLIS)
-            used = await self._lookups.payments.submitted(since, recipient)
+        numbers = await self._numbers(submitted.at, submitted.recipient)
+        return [Claim(scope, str(number), submitted.message_hash) for scope, number in numbers]
+
+    async def _numbers(self, now: UnixMillis, recipient: str) -> list[tuple[str, int]]:
+        """The scope of each cap that is set, and the next number under it.
+
+        Raises:
+            SponsorshipRefused: none is left.
+        """
+        terms, day = self._terms, now // _DAY_MILLIS
+        found: list[tuple[str, int]] = []
+        for code, whose, most in (
+            ("global_settle_cap_exceeded", None, terms.per_day),
+            ("seller_settle_cap_exceeded", recipient, terms.per_seller_per_day),
+        ):
+            if most is None:
+                continue
+            used = await self._lookups.payments.submitted(UnixMillis(day * _DAY_MILLIS), whose)
             if used >= most:
                 raise SponsorshipRefused(code, f"{most} payments a day are sponsored")
-            scope = f"settle-cap/{day}/{recipient or ''}"
-            claims.append(Claim(scope, str(used + 1), submitted.message_hash))
-        return claims
+            found.append((f"settle-cap/{day}/{whose or ''}", used + 1))
+        return found
 
 
-def _check_same(payment: Payment, claim: TransferClaim) -> None:
+def _check_same(payment: Payment, claim: TransferClaim, dialect: Dialect) -> None:
     """Whether a payment that is known already is the one that is claimed.
 
     Raises:
-        SponsorshipRefused: it pays another recipient, amount or asset.
+        SponsorshipRefused: it is of another dialect, or pays another recipient, amount or asset, or
+            has another memo than the one asked for.
     """
+    if payment.dialect != dialect:
+        raise SponsorshipRefused(
+            _OF_ANOTHER_DIALECT[dialect], f"this payment was made by {payment.dialect}"
+        )
+    if claim.memo is not None and payment.memo != claim.memo:
+        raise SponsorshipRefused("policy:memo_mismatch", "the memo is not the one asked for")
     settlement = payment.settlement
     for name, claimed, paid in (
         ("recipient", claim.recipient, payment.recipient),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
+from service.domain import direct_payment as direct_rules
 from service.domain import events as e
 from service.domain import onboarding as onboarding_rules
 from service.domain import payment as payment_rules
@@ -12,6 +13,7 @@ from service.domain import reservations as reservation_rules
 from service.domain import seller as seller_rules
 from service.domain import session as session_rules
 from service.domain.codec import canonical, from_json, to_json
+from service.domain.direct_payment import DirectPayment
 from service.domain.onboarding import Wallet
 from service.domain.payment import Payment
 from service.domain.reservations import Reservations
@@ -86,6 +88,11 @@ def funding_stream(token_account: str) -> Stream[Reservations]:
 def payment_stream(payment_id: str) -> Stream[Payment]:
     """A one-shot payment, in the feed of the seller that it names."""
     return Stream(PAYMENT, f"payment/{payment_id}", "")
+
+
+def direct_stream(signature: str) -> Stream[DirectPayment]:
+    """A payment that the payer sent itself: one signature, one stream, one acceptance."""
+    return Stream(DIRECT, f"direct/{signature}", "")
 
 
 def settling_stream(stream_id: str) -> Stream[Any]:
@@ -181,6 +188,25 @@ def _payment_lookups(stream_id: str, before: Payment | None, after: Payment) -> 
     return tuple(rows)
 
 
+def _direct_lookups(stream_id: str, before: DirectPayment | None, after: DirectPayment) -> Lookups:
+    if before is not None and before.status == after.status:
+        return ()
+    accepted = after.accepted
+    row: dict[str, Any] = {
+        "signature": accepted.signature,
+        "stream_id": stream_id,
+        "seller_id": accepted.seller_id,
+        "resource": accepted.resource,
+        "payer": accepted.payer,
+        "amount": accepted.amount,
+        "asset": accepted.asset,
+        "status": after.status,
+        "slot": after.slot,
+        "accepted_at": accepted.at,
+    }
+    return (("direct_payments", row),)
+
+
 def _seller_lookups(_stream_id: str, before: Seller | None, after: Seller) -> Lookups:
     rows: list[tuple[str, Mapping[str, Any]]] = []
     if before is None:
@@ -226,10 +252,14 @@ FUNDING: StreamType[Reservations] = StreamType(
 PAYMENT: StreamType[Payment] = StreamType(
     "payment", Payment, payment_rules.fold, _payment_lookups, lambda paid: paid.seller_id or ""
 )
+DIRECT: StreamType[DirectPayment] = StreamType(
+    "direct", DirectPayment, direct_rules.fold, _direct_lookups, lambda paid: paid.seller_id
+)
 TYPES: Mapping[str, StreamType[Any]] = {
     "session": cast("StreamType[Any]", SESSION),
     "seller": cast("StreamType[Any]", SELLER),
     "wallet": cast("StreamType[Any]", WALLET),
     "funding": cast("StreamType[Any]", FUNDING),
     "payment": cast("StreamType[Any]", PAYMENT),
+    "direct": cast("StreamType[Any]", DIRECT),
 }

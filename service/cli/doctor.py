@@ -36,6 +36,7 @@ from service.domain.errors import LedgerError
 from service.domain.health import (
     Check,
     Level,
+    judge_binding,
     judge_cover,
     judge_database,
     judge_genesis,
@@ -90,7 +91,10 @@ def doctor(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
 async def examine(settings: Settings) -> list[Check]:
     """All checks, in the order in which they are shown."""
     network = NETWORKS[settings.solana_network]
-    found = [judge_open_proof(settings.open_proof, network.name)]
+    found = [
+        judge_open_proof(settings.open_proof, network.name),
+        judge_binding(settings.required_binding, network.name),
+    ]
     for checks in (_database(settings), _keys_and_chain(settings, network)):
         async with aclosing(checks):
             found += [check async for check in checks]

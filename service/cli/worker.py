@@ -9,7 +9,7 @@ from service.cli.settings import load_settings
 from service.config import ConfigurationError
 from service.domain.errors import LedgerError
 from service.local.lifeline import end_with_parent
-from service.watcher import SessionWatcher
+from service.watcher import PaymentWatcher, SessionWatcher
 from service.worker import SettlementWorker
 
 
@@ -24,7 +24,12 @@ def worker(as_json: AsJson = False) -> None:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, services.stopping.set)
             show({"status": "working", "network": settings.solana_network}, as_json=as_json)
-            await asyncio.gather(SettlementWorker(services).run(), SessionWatcher(services).run())
+            workers = (
+                SettlementWorker(services),
+                SessionWatcher(services),
+                PaymentWatcher(services),
+            )
+            await asyncio.gather(*(worker.run() for worker in workers))
 
     try:
         asyncio.run(run())

@@ -238,14 +238,18 @@ class InvalidTransactionEncoding(InvalidTransaction):
 
 
 class SponsorshipRefused(Rejected):
-    """A transaction that our fee payer does not sign; `reason` is the wire's code."""
+    """A transaction that our fee payer does not sign; `reason` is the wire's code.
+
+    `instruction` is the place of the one that is to blame, from 0.
+    """
 
     code = "sponsorship_refused"
     hint = "Build the transaction as the answer to /mpp/prepare describes; `detail` says why."
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    def __init__(self, reason: str, detail: str = "", *, instruction: int | None = None) -> None:
         super().__init__(detail or reason)
         self.reason = reason
+        self.instruction = instruction
 
 
 class OnboardingNotFound(Rejected):
@@ -359,12 +363,11 @@ class DatabaseUnavailable(Unavailable):
 
 
 class ChainUnavailable(Unavailable):
-    """The RPC provider does not answer, or not usefully."""
+    """The RPC provider does not answer, or not usefully; `unreadable`: not to what was asked."""
 
     code = "chain_unavailable"
 
     def __init__(self, detail: str, *, unreadable: bool = False) -> None:
-        """`unreadable`: there was an answer, but not to the question, or that it cannot be put."""
         super().__init__(detail)
         self.unreadable = unreadable
 

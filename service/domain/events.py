@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from service.domain.codec import JsonObject
+from service.domain.direct_events import DirectEvent
 from service.domain.terms import FundingKind, Limits, Terms
 from service.domain.units import AtomicUsdc, BlockHeight, Lamports, Slot, UnixMillis
 from service.domain.wallet_events import WalletEvent
@@ -242,6 +243,9 @@ SessionEvent = (
 
 # --- payment stream -------------------------------------------------------------------------
 
+Dialect = Literal["mpp", "x402"]
+"""By which wire a one-shot payment was submitted; it is told as paid in that one only."""
+
 
 @dataclass(frozen=True, slots=True)
 class PaymentSubmitted:
@@ -252,7 +256,7 @@ class PaymentSubmitted:
 
     at: UnixMillis
     payment_id: str
-    dialect: Literal["mpp"]
+    dialect: Dialect
     seller_id: str | None
     payer: str
     recipient: str
@@ -360,4 +364,4 @@ class SellerKeyRevoked:
 
 SellerEvent = SellerRegistered | PriceBookPublished | SellerKeyIssued | SellerKeyRevoked
 
-Event = SessionEvent | SellerEvent | WalletEvent | PaymentEvent | FundingEvent
+Event = SessionEvent | SellerEvent | WalletEvent | PaymentEvent | DirectEvent | FundingEvent

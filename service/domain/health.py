@@ -23,6 +23,11 @@ WEAK_OPEN_PROOF: Final = (
     "it, and is kept from paying itself only by the recipients that the wallet named"
 )
 """Said at the start and by `doctor` on mainnet-beta."""
+WEAK_BINDING: Final = (
+    "PAYMENT_BINDING=optional: a payment without a memo buys whatever its signature is shown for "
+    "first, by anybody who has seen it on the chain"
+)
+"""The same for direct payments."""
 _TRIGGERS: Final = ("events_append_only", "events_no_truncate")
 _ALWAYS: Final = "A"
 _RISKY_COMMITS: Final = frozenset({"off", "local"})
@@ -164,6 +169,14 @@ def judge_open_proof(proof: str, network: str) -> Check:
         remedy = "Set MPP_OPEN_PROOF=required, unless buyers come with the unmodified SDK."
         return Check("open proof", "warning", WEAK_OPEN_PROOF, remedy)
     return Check("open proof", "ok", f"{proof}, on {network}")
+
+
+def judge_binding(binding: str, network: str) -> Check:
+    """What a direct payment has to show of its purpose."""
+    if binding == "optional" and network == "mainnet-beta":
+        remedy = "Set PAYMENT_BINDING=required; buyers then put `extra.memo` into the transaction."
+        return Check("payment binding", "warning", WEAK_BINDING, remedy)
+    return Check("payment binding", "ok", f"{binding}, on {network}")
 
 
 def judge_session_keys(configured: int, unknown: Mapping[str, int]) -> Check:

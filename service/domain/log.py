@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from service.domain import events, wallet_events
+from service.domain import direct_events, events, wallet_events
 from service.domain.codec import canonical, from_json, to_json
 from service.domain.errors import Corrupt
 from service.domain.events import Event
@@ -42,6 +42,11 @@ _TYPE_NAMES: Final[dict[type, str]] = {
     events.SettlementAbandoned: "settlement_abandoned",
     events.SessionRemoved: "session_removed",
     events.PaymentSubmitted: "payment_submitted",
+    direct_events.PaymentAccepted: "payment_accepted",
+    direct_events.DeliveryFailed: "delivery_failed",
+    direct_events.PaymentRedelivered: "payment_redelivered",
+    direct_events.PaymentFinalized: "payment_finalized",
+    direct_events.PaymentReversed: "payment_reversed",
     events.DepositReserved: "deposit_reserved",
     events.DepositReleased: "deposit_released",
     events.SellerRegistered: "seller_registered",

@@ -106,11 +106,16 @@ class FinalizedTransaction:
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """What a simulation says: `error` is `None` when the transaction would succeed."""
+    """What a simulation says: `error` is `None` when the transaction would succeed.
+
+    `inner_programs` are the programs that other programs invoked, in order; `None` where the
+    provider does not say.
+    """
 
     error: object | None
     logs: tuple[str, ...]
     units_consumed: int
+    inner_programs: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

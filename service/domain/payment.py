@@ -7,7 +7,7 @@ processes, it is one stream, one transaction and at most one transfer.
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final
 
 from service.domain import events as e
 from service.domain.errors import Corrupt
@@ -22,7 +22,7 @@ class Payment:
     """What the log says of one payment. Its canonical JSON is the projection."""
 
     payment_id: str
-    dialect: Literal["mpp"]
+    dialect: e.Dialect
     seller_id: str | None
     payer: str
     recipient: str

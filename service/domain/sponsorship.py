@@ -5,8 +5,8 @@ each instruction is of a known form and none of them names the fee payer: then a
 is the fee, and the fee has a bound. Spec: x402, SVM `exact`, rules of the facilitator.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from service.domain.errors import SponsorshipRefused
@@ -17,39 +17,14 @@ COMPUTE_BUDGET_PROGRAM: Final = "ComputeBudget111111111111111111111111111111"
 MEMO_PROGRAM: Final = "MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr"
 ASSOCIATED_TOKEN_PROGRAM: Final = "ATokenGPvbdGVxr1b2hvZbsiqW5xWH25efTNsLJA8knL"  # noqa: S105
 SYSTEM_PROGRAM: Final = "11111111111111111111111111111111"
-
-REFUSALS: Final[Mapping[str, str]] = {
-    "no_transfer_instruction": "the transaction has no TransferChecked instruction",
-    "recipient_mismatch": "the transfer does not pay the recipient's own token account",
-    "amount_mismatch": "the transfer is of another amount, or of nothing",
-    "asset_mismatch": "the transfer is of another mint, or names other decimals",
-    "missing_signature": "the payer has not signed the transaction",
-    "invalid_signature": "the payer's signature does not hold",
-    "policy:lookup_table": "the transaction uses an address lookup table",
-    "policy:fee_payer_mismatch": "the transaction names another fee payer than ours",
-    "policy:fee_payer_not_isolated": "an instruction names the fee payer",
-    "policy:too_many_instructions": "the transaction has too many instructions",
-    "policy:program_not_allowed": "an instruction is of a program that is not allowed",
-    "policy:instruction_not_allowed": "the token program is asked for more than the transfer",
-    "policy:multiple_transfers": "the transaction has more than one transfer",
-    "policy:self_payment": "payer and recipient are the same wallet",
-    "policy:source_not_payers": "the source is not the payer's associated token account",
-    "policy:unexpected_signer": "somebody else than the payer and the fee payer has to sign",
-    "policy:compute_budget": "a compute budget instruction is repeated or of another kind",
-    "policy:compute_unit_limit": "the compute unit limit is too high",
-    "policy:compute_unit_price": "the compute unit price is too high",
-    "policy:fee_too_high": "the priority fee is too high",
-    "policy:memo": "there are several memos, or one that is long, no text, or signed by others",
-    "policy:account_creation": "another account would be created than the recipient's, or by us",
-    "recipient_account_missing": "the recipient has no token account for this mint",
-    "blockhash_expired": "the blockhash is unknown or too old: prepare again",
-    "insufficient_balance": "the payer holds less than the amount",
-    "simulation_failed": "the transaction would fail; `detail` says why",
-    "already_processed": "the chain has the transaction, but this ledger did not send it",
-    "global_settle_cap_exceeded": "no more payments are sponsored today",
-    "seller_settle_cap_exceeded": "no more payments to this recipient are sponsored today",
-}
-"""What each refusal of a one-shot payment means, by the wire's code. Source of docs/errors.md."""
+LIGHTHOUSE_PROGRAM: Final = "L2TExMFKdjpN9kozasaurPirfHy9P8sbXoAN1qA3S95"
+TOKEN_PROGRAMS: Final = frozenset(
+    {
+        "TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA",
+        "TokenzQdBNbLqP5VEhdkAS6EPFLC1PHnBqCXEpPxuEb",
+    }
+)
+"""Every program that moves tokens."""
 
 _UNITS_BY_DEFAULT: Final = 200_000
 """Compute units of an instruction where no limit is set. Spec: Solana, compute budget."""
@@ -95,11 +70,16 @@ class ParsedTransaction:
 
 @dataclass(frozen=True, slots=True)
 class TransferClaim:
-    """What the transaction is said to pay; `amount` in atomic units."""
+    """What the transaction is said to pay; `amount` in atomic units, `memo` where one is asked for.
+
+    `resource` is what is bought, for the record alone.
+    """
 
     recipient: str
     amount: AtomicUsdc
     mint: str
+    memo: str | None = None
+    resource: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +87,8 @@ class SponsorPolicy:
     """What our fee payer signs. `token_address` gives the token account of (owner, mint).
 
     `compute_unit_price_max` in micro-lamports per unit, `priority_fee_max` in lamports.
+    Instructions of `assertion_programs` may stand beside the transfer unread, as wallets add them;
+    what they call is seen in the simulation.
     """
 
     fee_payer: str
@@ -114,12 +96,27 @@ class SponsorPolicy:
     decimals: int
     token_program: str
     token_address: Callable[[str, str], str]
+    instructions_min: int = 1
     instructions_max: int = 6
+    compute_budget_required: bool = False
     compute_unit_limit_max: int = 400_000
     compute_unit_price_max: int = 5_000_000
     priority_fee_max: int = 100_000
     memo_bytes_max: int = 256
     account_creation: bool = True
+    assertion_programs: frozenset[str] = frozenset()
+
+
+def exact_policy(policy: SponsorPolicy) -> SponsorPolicy:
+    """The same bounds with the rules of scheme `exact`. Spec: x402, SVM `exact`, static path."""
+    return replace(
+        policy,
+        instructions_min=3,
+        instructions_max=7,
+        compute_budget_required=True,
+        account_creation=False,
+        assertion_programs=frozenset({LIGHTHOUSE_PROGRAM}),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +163,29 @@ def check_sponsored(
         mint=policy.mint,
         decimals=policy.decimals,
         amount=claim.amount,
-        memo=_memo(groups[MEMO_PROGRAM], payer, policy),
+        memo=_memo(groups[MEMO_PROGRAM], payer, claim.memo, policy),
         creates_recipient_account=_creates(
-            groups[ASSOCIATED_TOKEN_PROGRAM], payer, claim.recipient, destination, policy
+            groups.get(ASSOCIATED_TOKEN_PROGRAM, []), payer, claim.recipient, destination, policy
         ),
         fee=fee,
     )
+
+
+def needs_inner(tx: ParsedTransaction, policy: SponsorPolicy) -> bool:
+    """Whether the top level does not show all that the transaction does."""
+    return any(step.program in policy.assertion_programs for step in tx.instructions)
+
+
+def check_inner(inner_programs: Iterable[str], policy: SponsorPolicy) -> None:
+    """Judge what a simulation showed below the top level: the transfer has to stand alone.
+
+    Raises:
+        SponsorshipRefused: a called program calls a token program.
+    """
+    if not policy.account_creation and not TOKEN_PROGRAMS.isdisjoint(inner_programs):
+        raise SponsorshipRefused(
+            "policy:inner_transfer", "a called program calls the token program"
+        )
 
 
 def _check_frame(tx: ParsedTransaction, policy: SponsorPolicy) -> None:
@@ -188,6 +202,11 @@ def _check_frame(tx: ParsedTransaction, policy: SponsorPolicy) -> None:
             raise SponsorshipRefused(
                 "policy:fee_payer_not_isolated", f"instruction {number} names the fee payer"
             )
+    if len(tx.instructions) < policy.instructions_min:
+        raise SponsorshipRefused(
+            "policy:too_few_instructions",
+            f"{len(tx.instructions)} instructions, {policy.instructions_min} are the least",
+        )
     if len(tx.instructions) > policy.instructions_max:
         raise SponsorshipRefused(
             "policy:too_many_instructions",
@@ -204,14 +223,17 @@ def _by_program(
             COMPUTE_BUDGET_PROGRAM,
             policy.token_program,
             MEMO_PROGRAM,
-            ASSOCIATED_TOKEN_PROGRAM,
+            *([ASSOCIATED_TOKEN_PROGRAM] if policy.account_creation else []),
+            *policy.assertion_programs,
         )
     }
-    for instruction in instructions:
+    for number, instruction in enumerate(instructions):
         group = groups.get(instruction.program)
         if group is None:
             raise SponsorshipRefused(
-                "policy:program_not_allowed", f"program {instruction.program} is not allowed"
+                "policy:program_not_allowed",
+                f"program {instruction.program} is not allowed",
+                instruction=number,
             )
         group.append(instruction)
     return groups
@@ -230,6 +252,11 @@ def _fee(
                 "policy:compute_budget", "at most one unit limit and one unit price are allowed"
             )
         seen[kind] = int.from_bytes(data[1:], "little")
+    for kind, what in (_SET_LIMIT, "limit"), (_SET_PRICE, "price"):
+        if policy.compute_budget_required and kind not in seen:
+            raise SponsorshipRefused(
+                f"policy:compute_unit_{what}_missing", f"set a compute unit {what}"
+            )
     price = seen.get(_SET_PRICE, 0)
     working = sum(step.program != COMPUTE_BUDGET_PROGRAM for step in tx.instructions)
     limit = seen.get(_SET_LIMIT)
@@ -312,7 +339,13 @@ def _check_signers(tx: ParsedTransaction, payer: str) -> None:
     raise SponsorshipRefused("invalid_signature", "the payer's signature does not hold")
 
 
-def _memo(memos: list[ParsedInstruction], payer: str, policy: SponsorPolicy) -> str | None:
+def _memo(
+    memos: list[ParsedInstruction], payer: str, wanted: str | None, policy: SponsorPolicy
+) -> str | None:
+    if wanted is not None and len(memos) != 1:
+        raise SponsorshipRefused("policy:memo_count", f"{len(memos)} memos, one is asked for")
+    if wanted is not None and memos[0].data != wanted.encode():
+        raise SponsorshipRefused("policy:memo_mismatch", "the memo is not the one asked for")
     if not memos:
         return None
     memo = memos[0]
@@ -346,8 +379,7 @@ def _creates(
         policy.token_program,
     )
     if (
-        not policy.account_creation
-        or len(creations) > 1
+        len(creations) > 1
         or creations[0].data != _CREATE_IDEMPOTENT
         or creations[0].accounts != accounts
     ):

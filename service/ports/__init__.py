@@ -8,6 +8,7 @@ from service.ports.chain import (
     Signer,
     SignerUnavailable,
 )
+from service.ports.direct import DirectRow, DirectStore, DuePayment, NextCheck
 from service.ports.keys import SealedKey, SessionKeyStore
 from service.ports.log import (
     Append,
@@ -50,6 +51,9 @@ __all__ = [
     "Claim",
     "Clock",
     "Cluster",
+    "DirectRow",
+    "DirectStore",
+    "DuePayment",
     "DueSession",
     "EventStore",
     "ExposureBy",
@@ -61,6 +65,7 @@ __all__ = [
     "LockedStream",
     "LoggedEvent",
     "LookupRow",
+    "NextCheck",
     "NextLook",
     "OpenSettlement",
     "PaymentCounts",

@@ -5,11 +5,12 @@ whether it is safe to repeat.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from service.domain.errors import Unavailable
 from service.domain.failures import Finding
 from service.domain.funding import FundingReading, GrantOrder, GrantTransaction, SourceRef
+from service.domain.observed import ObservedTransaction
 from service.domain.onchain import (
     AccountsReading,
     ChainHeights,
@@ -59,7 +60,8 @@ class Chain(Protocol):
     async def lamports(self, address: str) -> Lamports: ...
 
     async def simulate(self, transaction: bytes, *, complete: bool = True) -> Simulation:
-        """What would happen to it now. Unless it is `complete`, its signatures are not verified."""
+        """What would happen to it now. Unless it is `complete`, its signatures are not verified,
+        and `inner_programs` are asked for."""
         ...
 
     async def send(self, transaction: bytes) -> str:
@@ -73,6 +75,12 @@ class Chain(Protocol):
     async def heights(self) -> ChainHeights: ...
 
     async def finalized_transaction(self, signature: str) -> FinalizedTransaction | None: ...
+
+    async def transaction(
+        self, signature: str, commitment: Literal["confirmed", "finalized"]
+    ) -> ObservedTransaction | None:
+        """Anybody's landed transaction; `None` when none is at that level (yet)."""
+        ...
 
 
 class FundingSource(Protocol):

@@ -15,6 +15,7 @@ from settlement_rig import (
     MINT,
     ORDER,
     PAYER,
+    RECIPIENT,
     SETTLEMENT_ID,
     SOL,
     SOURCE,
@@ -31,6 +32,7 @@ from service.adapters.solana.transfer import (
     build,
     transfer_instruction,
 )
+from service.domain.observed import TokenBalance, TokenTransfer
 from service.domain.onchain import Mint, TransferOrder
 from service.local.chain import LOCALNET_GENESIS_HASH
 from session_ledger.encoding import base58_encode
@@ -168,6 +170,42 @@ async def test_the_finalized_transaction_shows_exactly_what_moved(world: World) 
     assert found.memos == (SETTLEMENT_ID,)
     assert found.raw_hash == hashlib.sha256(transaction.raw).digest()
     assert await world.balances() == (AMOUNT, AMOUNT)
+
+
+async def test_a_landed_transaction_is_observed_with_all_that_it_did(world: World) -> None:
+    transaction = await signed(world)
+    assert await world.chain.transaction(transaction.signature, "confirmed") is None
+    await world.chain.send(transaction.raw)
+    await world.advance(3)
+    found = await world.chain.transaction(transaction.signature, "confirmed")
+    assert await world.chain.transaction(transaction.signature, "finalized") is None
+    assert found is not None
+    assert (found.signature, found.error, found.signers) == (
+        transaction.signature,
+        None,
+        (FEE_PAYER, AUTHORITY),
+    )
+    assert {SOURCE, DESTINATION, MINT, FEE_PAYER, AUTHORITY} <= set(found.accounts)
+    assert set(found.balances) == {
+        TokenBalance(SOURCE, PAYER, MINT, TOKEN_PROGRAM, 2 * AMOUNT, AMOUNT),
+        TokenBalance(DESTINATION, RECIPIENT, MINT, TOKEN_PROGRAM, 0, AMOUNT),
+    }
+    assert found.transfers == (TokenTransfer(SOURCE, DESTINATION, AUTHORITY, AMOUNT),)
+    assert found.memos == (SETTLEMENT_ID,)
+    assert found.block_time is not None
+    assert (found.net(RECIPIENT, MINT), found.net(PAYER, MINT)) == (AMOUNT, -AMOUNT)
+    assert found.raw_hash == hashlib.sha256(transaction.raw).digest()
+    await world.advance(40)
+    assert await world.chain.transaction(transaction.signature, "finalized") == found
+    await world.drop_fork(100)
+    assert await world.chain.transaction(transaction.signature, "finalized") == found
+
+
+async def test_a_simulation_shows_called_programs_where_that_is_asked_for(world: World) -> None:
+    transaction = await signed(world)
+    assert (await world.chain.simulate(transaction.raw)).inner_programs is None
+    shown = await world.chain.simulate(transaction.raw, complete=False)
+    assert (shown.error, shown.inner_programs) == (None, ())
 
 
 async def test_the_same_bytes_move_money_once(world: World) -> None:

@@ -1,4 +1,4 @@
-"""Answers of the buyers' routes, held against the document while the tests go on.
+"""Answers of the buyers' routes and of the facilitator, held against the document.
 
 Every test's client looks: a status, a code or a member that the document does not have fails the
 test that met it.
@@ -16,6 +16,7 @@ from service.api.mpp.answers import is_wire
 from service.config import Settings
 
 JSON: Final = "application/json"
+FACILITATOR: Final = ("/x402/verify", "/x402/settle", "/x402/supported")
 
 
 @cache
@@ -47,16 +48,21 @@ def faults(path: str, method: str, status: int, body: Any) -> list[str]:
     return found
 
 
+def is_documented(path: str) -> bool:
+    """Whether the answers of a path are held against the document."""
+    return is_wire(path) or path in FACILITATOR
+
+
 def check(response: httpx.Response) -> None:
     """Fail on an answer that is not as documented. A hook of httpx."""
-    if is_wire(response.url.path):
+    if is_documented(response.url.path):
         response.read()
         _check(response)
 
 
 async def check_async(response: httpx.Response) -> None:
     """The same for an asynchronous client."""
-    if is_wire(response.url.path):
+    if is_documented(response.url.path):
         await response.aread()
         _check(response)
 

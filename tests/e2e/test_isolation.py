@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import direct_rig as direct
 import pytest
 from buyer_onboarding import Onboarding, fund
 from charge_rig import ata, charge, pay, wire
@@ -13,7 +14,7 @@ from running import PRICE, USDC, Buyer, Caller, Seller, Service, path_of, settle
 from solders.keypair import Keypair
 
 OPEN = {"/healthz", "/readyz", "/metrics"}
-BUYERS = ("/mpp/", "/api/sessions/")
+BUYERS = ("/mpp/", "/api/sessions/", "/x402/")
 PROVEN = "/api/sessions/onboard"
 """Buyers' routes that a wallet's own proof opens; the others of them are open."""
 METHODS = ("get", "post", "delete", "put", "patch")
@@ -26,6 +27,11 @@ BY_ID = {
     "POST /v1/sessions/{channel_id}/close",
     "GET /v1/settlements/{settlementId}",
 }
+BY_SIGNATURE = {
+    "GET /v1/payments/{signature}": None,
+    "POST /v1/payments/{signature}/delivery-failed": {"resource": "https://shop.example/a"},
+}
+"""The same for direct payments, with a body."""
 _REQUEST_ID = re.compile(r"req_[0-9a-f]{16}")
 
 
@@ -57,7 +63,7 @@ def test_every_route_that_names_an_id_is_known_here(service: Service) -> None:
         for method, path in operations(service)
         if "{" in path and not path.startswith("/v1/sellers/")
     }
-    assert named == BY_ID
+    assert named == BY_ID | BY_SIGNATURE.keys()
 
 
 async def test_another_sellers_id_answers_as_an_unknown_one(
@@ -79,6 +85,35 @@ async def test_another_sellers_id_answers_as_an_unknown_one(
         assert text == other.replace("stl_" + "0" * 32, "ID"), (method, path)
         assert set(seen.headers) == set(wanted.headers)
     assert await service.contents(owner) == before
+
+
+def test_another_sellers_payment_answers_as_an_unknown_one(
+    service: Service, seller: Seller
+) -> None:
+    call, mint, owner, payer = service.chain.call, service.chain.mint, service.seller(), Keypair()
+    till = direct.give(call, owner.wallet.pubkey(), mint, 0)
+    source = direct.give(call, payer.pubkey(), mint, PRICE)
+    step = direct.transfer(source, till, payer.pubkey(), PRICE, mint)
+    signature = direct.land(call, step, signers=[payer])
+    query = {"resource": "https://shop.example/a"}
+    asked = owner.get("/v1/payments/requirements", **query).json()["accepts"][0]
+    header = direct.header_of(signature, payer.pubkey(), PRICE, mint)
+    body = {"paymentHeader": header, "paymentRequirements": asked}
+    assert owner.post("/v1/payments/verify", json=body).json()["isValid"] is True
+    unknown = str(payer.sign_message(b"never sent"))
+    for route, given in BY_SIGNATURE.items():
+        method, path = route.split(" ")
+        seen, wanted = (
+            seller.send(method, path.replace("{signature}", name), json=given)
+            for name in (signature, unknown)
+        )
+        assert seen.status_code == wanted.status_code == 404, route
+        text, other = (_REQUEST_ID.sub("", answer.text) for answer in (seen, wanted))
+        assert text == other
+        assert set(seen.headers) == set(wanted.headers)
+    found = owner.get(f"/v1/payments/{signature}").json()
+    assert (found["deliveriesFailed"], found["redeliveryOwed"]) == (0, False)
+    assert seller.get("/v1/payments").json()["payments"] == []
 
 
 def test_listings_show_the_callers_own_things_only(owner: Seller, seller: Seller) -> None:

@@ -10,10 +10,10 @@ from running import Service
 
 from service.api.mpp.answers import failure_code
 from service.api.problems import Problem, status_of
-from service.domain import errors
+from service.domain import direct_errors, errors
 from service.domain.errors import LedgerError
 from service.domain.failures import FAILURES
-from service.domain.sponsorship import REFUSALS
+from service.domain.refusals import REFUSALS
 from service.ports import SignerUnavailable
 from tests.e2e import documented
 
@@ -44,6 +44,14 @@ PROBLEMS = {
     "GET /v1/events": {"unauthorized"},
     "GET /v1/events/stream": {"unauthorized"},
     "GET /v1/exposure": {"unauthorized"},
+    "GET /v1/payments/requirements": {"unauthorized"},
+    "POST /v1/payments/verify": {"unauthorized", "network_mismatch", "idempotency_key_reused"},
+    "POST /v1/payments/{signature}/delivery-failed": {
+        "unauthorized", "payment_not_found", "resource_mismatch", "payment_reversed",
+        "idempotency_key_reused",
+    },
+    "GET /v1/payments/{signature}": {"unauthorized", "payment_not_found"},
+    "GET /v1/payments": {"unauthorized"},
 }  # fmt: skip
 _PROOF = {"sign_in_required", "sign_in_invalid", "invalid_wallet"}
 _STEP = {"invalid_request", "database_unavailable", "wrong_position", "body_too_large"}
@@ -99,6 +107,7 @@ WIRE_ONLY = {
 PROVEN = {name: True for name in WIRE if "/onboard" in name} | {"POST /mpp/session/open": False}
 """Where SIGN-IN-WITH-X is read, and whether it always has to be there."""
 OPERATORS = {"GET /healthz", "GET /readyz", "GET /metrics"}
+FACILITATOR = {"POST /x402/verify", "POST /x402/settle", "GET /x402/supported"}
 ALWAYS = {"invalid_request", "database_unavailable"}
 RETRYABLE = {"database_unavailable", "wrong_position"}
 
@@ -149,7 +158,7 @@ def codes_of_classes(root: type[LedgerError]) -> dict[str, type[LedgerError]]:
 def test_every_route_of_the_contract_is_documented_and_no_other(
     operations: dict[str, Any],
 ) -> None:
-    assert set(operations) == set(PROBLEMS) | set(WIRE) | OPERATORS
+    assert set(operations) == set(PROBLEMS) | set(WIRE) | OPERATORS | FACILITATOR
 
 
 def test_every_operation_says_what_it_does_and_who_may_call_it(
@@ -161,7 +170,7 @@ def test_every_operation_says_what_it_does_and_who_may_call_it(
         assert operation["summary"], name
         assert len(operation["description"]) > 15, name
         assert operation["tags"], name
-        if name in OPERATORS or name in WIRE:
+        if name in OPERATORS | FACILITATOR or name in WIRE:
             assert "security" not in operation
         else:
             wanted = ["adminToken"] if " /v1/sellers" in name else ["sellerKey"]
@@ -190,7 +199,8 @@ def test_every_problem_of_a_route_is_listed_with_an_example(
 
 def test_the_listed_problems_are_those_of_the_service(operations: dict[str, Any]) -> None:
     codes = {code for operation in operations.values() for code in examples_of(operation)}
-    known = {cls.code for cls in vars(errors).values() if isinstance(cls, type)} - {"type"}
+    classes = (*vars(errors).values(), *vars(direct_errors).values())
+    known = {cls.code for cls in classes if isinstance(cls, type)} - {"type"}
     assert codes - known == {"body_too_large"}
 
 
@@ -282,7 +292,18 @@ def test_the_idempotency_key_is_documented_where_it_works(operations: dict[str, 
         for parameter in operation.get("parameters", [])
         if parameter["name"] == "Idempotency-Key"
     }
-    assert named == {name for name in PROBLEMS if "idempotency_key_reused" in PROBLEMS[name]}
+    kept = {name for name in PROBLEMS if "idempotency_key_reused" in PROBLEMS[name]}
+    assert named == kept | {"POST /x402/settle"}
+
+
+def test_a_facilitators_routes_answer_in_their_own_form_whatever_happens(
+    operations: dict[str, Any],
+) -> None:
+    for name in FACILITATOR:
+        answers = operations[name]["responses"]
+        assert set(answers) == ({"200"} if name.startswith("GET") else {"200", "400", "413", "503"})
+        schemas = [answer["content"]["application/json"]["schema"] for answer in answers.values()]
+        assert all(schema == schemas[0] for schema in schemas)
 
 
 def test_the_pages_for_people_are_served(service: Service) -> None:

@@ -11,7 +11,7 @@ from running import PRICE, Buyer, Caller, Seller, Service
 
 SECONDS = 8  # for each of three runs
 CAMPAIGN_SECONDS = int(os.environ.get("FUZZ_SECONDS", "900"))
-SELLERS, BUYERS = "^/v1/sellers", "^/(mpp|api)/"
+SELLERS, BUYERS = "^/v1/sellers", "^/(mpp|api|x402)/"
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",

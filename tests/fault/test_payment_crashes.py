@@ -14,8 +14,10 @@ import pytest
 from charge_rig import AMOUNT, PAYER, RECIPIENT
 from fakes import FakeClock
 from payment_rig import (
+    EXACT,
     Sponsor,
     bought,
+    claim_of,
     name_of,
     payment_of,
     prepare,
@@ -26,6 +28,7 @@ from payment_rig import (
 )
 from settlement_rig import FakeWorld, World, local_world
 
+from service.application.facilitate import TOLD
 from service.application.streams import payment_stream
 from service.domain.errors import DatabaseNotTrusted, DatabaseUnavailable, SponsorshipRefused
 from service.ports import Append
@@ -150,6 +153,66 @@ async def test_a_crash_at_every_call_pays_once_or_not_at_all(
     print(f"crashed {when} each of {points} calls; {submitted} payments went on")
     assert points > 15
     assert 0 < submitted <= points
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("caller", [None, bytes(range(32))], ids=["anybody", "the same server"])
+async def test_a_facilitator_that_crashes_at_every_call_pays_once_and_tells_once(
+    log: Log, when: When, caller: bytes | None
+) -> None:
+    """Its success may get lost with it, but only after it was told as far as the log knows; who
+    asks again as the same caller hears it all the same."""
+    world = FakeWorld()
+    unheard, points = 0, 0
+    for at in count(1):
+        raw = await fresh(world)
+        heard, crashed = await _facilitated(world, log, raw, at, when, caller)
+        assert heard is not crashed
+        survivor = Sponsor(log, world.chain, FakeClock(), terms=EXACT)
+        if crashed:
+            points = at
+            await survivor.submit(raw)
+            await survivor.work(world, stream_of(raw))
+            heard = await _told(survivor, raw, caller)
+        unheard += not heard
+        await paid_once(world, log, raw)
+        assert await log.store.claim(TOLD, name_of(raw)) is not None
+        assert await _told(survivor, raw, None) is False
+        if not crashed:
+            break
+    assert points > 15
+    assert unheard == (1 if when == "after" and caller is None else 0)
+
+
+async def _facilitated(
+    world: World, log: Log, raw: bytes, at: int, when: When, caller: bytes | None
+) -> tuple[bool, bool]:
+    """Whether a process that may die at the `at`-th call told a success, and whether it died."""
+    counter = [0]
+    process = Sponsor(
+        log,
+        world.chain,
+        FakeClock(),
+        terms=EXACT,
+        wrap=lambda port: Crashing(port, counter, at, when),
+    )
+    try:
+        await process.submit(raw)
+        await process.work(world, stream_of(raw))
+        return await _told(process, raw, caller), False
+    except Crash:
+        return False, True
+
+
+async def _told(process: Sponsor, raw: bytes, caller: bytes | None) -> bool:
+    """Whether settling is answered with success."""
+    try:
+        payment = await process.facilitate.settle(raw, claim_of(), seconds=0, caller=caller)
+    except SponsorshipRefused as refused:
+        if refused.reason != "duplicate_settlement":
+            raise
+        return False
+    return payment.settlement.status == "settled"
 
 
 async def test_many_submissions_at_once_are_one_payment(world: World, log: Log) -> None:

@@ -20,6 +20,7 @@ from service.adapters.solana.shared_reads import SharedReads
 from service.domain.errors import ChainUnavailable
 from service.domain.onchain import Commitment
 
+CALLED = "11111111111111111111111111111111"
 GENESIS = "5eykt4UsFv8P8NJdTREpY1vzqKqZKvdpKuc147dw2N9d"
 PAYER_KEY = keypair("fee payer")
 TRANSACTION = VersionedTransaction(
@@ -51,7 +52,16 @@ HONEST: dict[str, Any] = {
             "lamports": 1,
         }
     ),
-    "simulateTransaction": context({"err": None, "logs": ["a line"], "unitsConsumed": 5}),
+    "simulateTransaction": context(
+        {
+            "err": None,
+            "logs": ["a line"],
+            "unitsConsumed": 5,
+            "innerInstructions": [
+                {"index": 2, "instructions": [{"programId": CALLED, "stackHeight": 2}]}
+            ],
+        }
+    ),
     "sendTransaction": SIGNATURE,
     "getSignatureStatuses": context(
         [{"slot": 880, "confirmations": 3, "err": None, "confirmationStatus": "confirmed"}]
@@ -262,6 +272,36 @@ async def test_refused_signatures_are_a_finding_of_the_simulation(code: int) -> 
     async with connected() as (provider, rpc):
         provider.members["simulateTransaction"] = {"error": {"code": code, "message": "no"}}
         assert (await rpc.simulate(RAW)).error == "SignatureFailure"
+
+
+@pytest.mark.parametrize(
+    ("shown", "named"),
+    [
+        ([], ()),
+        (
+            [{"index": 0, "instructions": [{"programId": CALLED}, {"programId": CALLED}]}],
+            (CALLED,) * 2,
+        ),
+        ([{"index": 0, "instructions": [{"programId": CALLED}, {"programIdIndex": 1}]}], None),
+        (None, None),
+    ],
+)
+async def test_called_programs_are_named_all_or_not_at_all(
+    shown: object, named: tuple[str, ...] | None
+) -> None:
+    async with connected() as (provider, rpc):
+        value = {"err": None, "unitsConsumed": 5, "innerInstructions": shown}
+        provider.answers["simulateTransaction"] = context(value)
+        assert (await rpc.simulate(RAW, complete=False)).inner_programs == named
+
+
+@pytest.mark.parametrize("shown", [[1], [{}], [{"instructions": 1}], [{"instructions": [1]}]])
+async def test_called_programs_that_cannot_be_read_are_no_answer(shown: object) -> None:
+    async with connected() as (provider, rpc):
+        value = {"err": None, "unitsConsumed": 5, "innerInstructions": shown}
+        provider.answers["simulateTransaction"] = context(value)
+        with pytest.raises(ChainUnavailable):
+            await rpc.simulate(RAW, complete=False)
 
 
 async def test_a_provider_of_another_cluster_answers_nothing() -> None:

@@ -55,8 +55,8 @@ from spl.token.instructions import (
 
 from service.adapters.solana.parsing import parse_transaction
 from service.domain.errors import SponsorshipRefused
+from service.domain.refusals import REFUSALS
 from service.domain.sponsorship import (
-    REFUSALS,
     SponsoredTransfer,
     SponsorPolicy,
     TransferClaim,

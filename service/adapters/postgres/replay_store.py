@@ -23,7 +23,7 @@ from service.ports import Head, LookupRow, Projection, StoredEvent, StoredStream
 
 STREAMS_PAGE: Final = 200
 EVENTS_PAGE: Final = 500
-_LEASE: Final = frozenset({"lease_holder", "leased_until", "check_at", "source"})
+_LEASE: Final = frozenset({"lease_holder", "leased_until", "check_at", "source", "missing_height"})
 """Columns of a side table that do not follow from the log."""
 _SELLER_PREFIX: Final = "seller/"
 

@@ -139,6 +139,7 @@ attempts = sa.Table(
     sa.Column("signature", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.UniqueConstraint("stream_id", "signature", name="attempts_signature"),
+    sa.Index("attempts_by_signature", "signature"),
     sa.Index(
         "attempts_one_live",
         "stream_id",
@@ -190,6 +191,32 @@ payments = sa.Table(
     sa.CheckConstraint(f"amount BETWEEN 1 AND {U64_MAX}", name="payment_amount_u64"),
     sa.Index("payments_by_time", "submitted_at"),
     sa.Index("payments_of_recipient", "recipient", "submitted_at"),
+)
+
+direct_payments = sa.Table(
+    "direct_payments",
+    metadata,
+    sa.Column("signature", sa.Text, primary_key=True),
+    sa.Column("stream_id", sa.Text, nullable=False, unique=True),
+    sa.Column("seller_id", sa.Text, nullable=False),
+    sa.Column("resource", sa.Text, nullable=False),
+    sa.Column("payer", sa.Text, nullable=False),
+    sa.Column("amount", AMOUNT, nullable=False),
+    sa.Column("asset", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("slot", sa.BigInteger, nullable=False),
+    sa.Column("accepted_at", sa.BigInteger, nullable=False),
+    # When to look for it on the chain again (finality takes a while), and the tip's height when it
+    # was first missing there. Not of the log.
+    sa.Column(
+        "check_at",
+        sa.DateTime(timezone=True),
+        server_default=sa.text("now() + interval '10 seconds'"),
+    ),
+    sa.Column("missing_height", sa.BigInteger),
+    sa.CheckConstraint(f"amount BETWEEN 1 AND {U64_MAX}", name="direct_amount_u64"),
+    sa.Index("direct_payments_due", "check_at", postgresql_where=sa.text("status = 'accepted'")),
+    sa.Index("direct_payments_listing", "seller_id", "accepted_at", "signature"),
 )
 
 claims = sa.Table(
@@ -254,6 +281,15 @@ deployment = sa.Table(
 )
 
 LOOKUPS: dict[str, sa.Table] = {
-    table.name: table for table in (sessions, settlements, attempts, payments, sellers, seller_keys)
+    table.name: table
+    for table in (
+        sessions,
+        settlements,
+        attempts,
+        payments,
+        direct_payments,
+        sellers,
+        seller_keys,
+    )
 }
 """Tables that an append may write beside the log; all are remade from it."""

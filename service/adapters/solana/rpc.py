@@ -8,7 +8,7 @@ transaction appears in an error or a record.
 import itertools
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from solana.exceptions import SolanaRpcException
@@ -18,6 +18,7 @@ from solders.message import to_bytes_versioned
 from solders.transaction import VersionedTransaction
 
 from service.adapters.solana import accounts
+from service.adapters.solana.observed import observed
 from service.adapters.solana.rpc_answers import (
     Refusal,
     as_base64,
@@ -27,6 +28,7 @@ from service.adapters.solana.rpc_answers import (
     as_object,
     as_text,
     context_slot,
+    inner_programs,
     log_lines,
     malformed,
     parsed,
@@ -39,6 +41,7 @@ from service.adapters.solana.rpc_answers import (
 )
 from service.adapters.solana.transfer import transaction_memos
 from service.domain.errors import ChainUnavailable
+from service.domain.observed import ObservedTransaction
 from service.domain.onchain import (
     AccountsReading,
     ChainHeights,
@@ -154,6 +157,7 @@ class SolanaRpc:
             "sigVerify": complete,
             "replaceRecentBlockhash": False,
             "commitment": "confirmed",
+            "innerInstructions": not complete,
         }
         answer = await self._exchange("simulateTransaction", as_base64(transaction), options)
         if answer in _SIGNATURE_REFUSALS:
@@ -164,6 +168,7 @@ class SolanaRpc:
             error=transaction_error(value.get("err")),
             logs=log_lines(value.get("logs")),
             units_consumed=as_integer(value.get("unitsConsumed") or 0),
+            inner_programs=inner_programs(value.get("innerInstructions")),
         )
 
     async def send(self, transaction: bytes) -> str:
@@ -225,6 +230,18 @@ class SolanaRpc:
             message_hash=sha256(to_bytes_versioned(transaction.message)).digest(),
             logs=log_lines(meta.get("logMessages")),
         )
+
+    async def transaction(
+        self, signature: str, commitment: Literal["confirmed", "finalized"]
+    ) -> ObservedTransaction | None:
+        """The transaction with all that it did; `None` when the provider has none at that level."""
+        options = {
+            "encoding": "base64",
+            "commitment": commitment,
+            "maxSupportedTransactionVersion": 0,
+        }
+        result = await self._call("getTransaction", signature, options)
+        return None if result is None else observed(signature, result)
 
     async def _height(self, commitment: Commitment) -> BlockHeight:
         height = await self._call("getBlockHeight", {"commitment": commitment})

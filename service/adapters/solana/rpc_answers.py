@@ -172,6 +172,19 @@ def log_lines(value: object) -> tuple[str, ...]:
     return tuple(str(line)[:_LOG_CHARS_MAX] for line in lines[:_LOG_LINES_MAX])
 
 
+def inner_programs(value: object) -> tuple[str, ...] | None:
+    """The programs that were invoked below the top level; `None` unless all are named.
+
+    Spec: Solana RPC, `simulateTransaction`, whose inner instructions are always parsed.
+    """
+    if not isinstance(value, list):
+        return None
+    groups = [as_object(group).get("instructions") for group in cast("list[object]", value)]
+    steps = [as_object(step) for group in groups for step in as_list(group)]
+    names = [step.get("programId") for step in steps]
+    return tuple(map(str, names)) if all(isinstance(name, str) for name in names) else None
+
+
 def token_changes(meta: Mapping[str, object], keys: list[str]) -> dict[str, int]:
     """Post minus pre of every token account, in atomic units; a side that is missing is 0."""
     changes = dict.fromkeys(keys, 0)
@@ -182,8 +195,15 @@ def token_changes(meta: Mapping[str, object], keys: list[str]) -> dict[str, int]
         for entry in cast("list[object]", balances):
             balance = as_object(entry)
             index = as_integer(balance.get("accountIndex"))
-            amount = as_text(as_object(balance.get("uiTokenAmount")).get("amount"))
-            if index >= len(keys) or not _AMOUNT.fullmatch(amount):
+            if index >= len(keys):
                 raise malformed("a token balance cannot be read")
-            changes[keys[index]] += sign * int(amount)
+            changes[keys[index]] += sign * token_amount(balance)
     return {account: change for account, change in changes.items() if change}
+
+
+def token_amount(balance: Mapping[str, object]) -> int:
+    """The atomic units of an entry of the token balances."""
+    amount = as_text(as_object(balance.get("uiTokenAmount")).get("amount"))
+    if not _AMOUNT.fullmatch(amount):
+        raise malformed("a token balance cannot be read")
+    return int(amount)

@@ -5,13 +5,14 @@ if it were that caller's alone, and every rule about readings holds unchanged (A
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar, get_args
+from typing import Final, Literal, TypeVar, get_args
 
 from service.adapters.solana import accounts
 from service.adapters.solana.batches import ACCOUNTS_PER_READ
 from service.adapters.solana.rpc import SolanaRpc
 from service.adapters.together import Together
 from service.domain.errors import ChainUnavailable, Unavailable
+from service.domain.observed import ObservedTransaction
 from service.domain.onchain import (
     AccountsReading,
     ChainHeights,
@@ -116,6 +117,12 @@ class SharedReads:
     async def send(self, transaction: bytes) -> str:
         """Hand over the bytes, without preflight and without the node's own retries."""
         return await self._rpc.send(transaction)
+
+    async def transaction(
+        self, signature: str, commitment: Literal["confirmed", "finalized"]
+    ) -> ObservedTransaction | None:
+        """The transaction with all that it did; `None` when the provider has none at that level."""
+        return await self._rpc.transaction(signature, commitment)
 
     async def finalized_transaction(self, signature: str) -> FinalizedTransaction | None:
         """The transaction with its balance changes; `None` when the provider has none finalized."""

@@ -16,8 +16,8 @@ from service.api.problems import status_of
 from service.domain import errors
 from service.domain.errors import LedgerError
 from service.domain.failures import FAILURES
+from service.domain.refusals import REFUSALS
 from service.domain.reservations import TOO_MANY_SESSIONS
-from service.domain.sponsorship import REFUSALS
 from service.ports import SignerUnavailable
 from session_ledger.sign_in import HEADER_CHARS_MAX
 

@@ -2,6 +2,7 @@
 
 import json
 from base64 import b64encode
+from collections.abc import Sequence
 from typing import cast
 
 from solders.message import Message, MessageV0, MessageV1
@@ -127,17 +128,7 @@ def _parsed(transaction: VersionedTransaction, meta: dict[str, Json]) -> dict[st
     }
     if isinstance(message, MessageV0):
         body["addressTableLookups"] = _lookups(message)
-    groups = cast("list[dict[str, Json]]", meta["innerInstructions"])
-    inner: list[Json] = [
-        {
-            "index": group["index"],
-            "instructions": [
-                parse_instruction(instruction, names)
-                for instruction in cast("list[dict[str, Json]]", group["instructions"])
-            ],
-        }
-        for group in groups
-    ]
+    inner = parsed_inner(meta["innerInstructions"], names)
     return {
         "transaction": {
             "signatures": [str(signature) for signature in transaction.signatures],
@@ -145,6 +136,20 @@ def _parsed(transaction: VersionedTransaction, meta: dict[str, Json]) -> dict[st
         },
         "meta": {**meta, "innerInstructions": inner},
     }
+
+
+def parsed_inner(groups: Json, names: Sequence[str]) -> list[Json]:
+    """Inner instructions in their `jsonParsed` form."""
+    return [
+        {
+            "index": group["index"],
+            "instructions": [
+                parse_instruction(instruction, names)
+                for instruction in cast("list[dict[str, Json]]", group["instructions"])
+            ],
+        }
+        for group in cast("list[dict[str, Json]]", groups)
+    ]
 
 
 def render_memos(stored: StoredTransaction) -> str | None:

@@ -31,10 +31,15 @@ from service.local.chain.protocol import (
     invalid_params,
     transaction_error_text,
 )
-from service.local.chain.rendering import render_memos, render_stored, transaction_form
+from service.local.chain.rendering import (
+    parsed_inner,
+    render_memos,
+    render_stored,
+    transaction_form,
+)
 from service.local.chain.slots import BLOCKHASH_WINDOW, Level, height_of
 from service.local.chain.store import StoredTransaction
-from service.local.chain.transactions import Execution, parse_transaction
+from service.local.chain.transactions import Execution, account_keys, parse_transaction
 
 STATUSES_MAX: Final = 256
 """Most signatures in one getSignatureStatuses."""
@@ -126,7 +131,10 @@ def _simulate_transaction(bank: Bank, params: Params) -> Json:
     execution = bank.simulate(transaction) if refused is None else Execution.refused(refused)
     value = _simulation(execution)
     if options.flag("innerInstructions"):
-        value["innerInstructions"] = execution.inner_instructions
+        names = [
+            str(key) for key in account_keys(transaction, bank.view(Level.PROCESSED).account).all
+        ]
+        value["innerInstructions"] = parsed_inner(execution.inner_instructions, names)
     if replace:
         value["replacementBlockhash"] = {
             "blockhash": str(bank.blockhash(view.slot)),

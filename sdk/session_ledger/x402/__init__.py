@@ -1,0 +1,1 @@
+"""Wire objects of x402 payments on Solana: amounts, networks, direct payments, scheme `exact`."""
