@@ -132,6 +132,9 @@ def test_a_permission_ends_when_the_buyer_said(onboarding: Onboarding) -> None:
     assert onboarding.onboard().json()["status"] == "ready"  # the chain still grants it
     assert onboarding.status()["status"] == "active"
     assert onboarding.status()["role_expires_at"] is None
+    again = onboarding.onboard(ttl_seconds=600).json()
+    assert again["status"] == "ready"
+    assert 500 < again["role_details"]["ttl_seconds"] <= 600
 
 
 def test_a_buyer_limits_who_is_paid_until_it_says_otherwise(
