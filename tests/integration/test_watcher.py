@@ -294,6 +294,27 @@ async def test_a_voucher_accepted_after_the_watcher_decided_keeps_the_session_op
     assert (session.state, session.cumulative_amount) == ("open", 20)
 
 
+async def test_a_session_removed_after_the_watcher_decided_is_no_failure(rig: WatchRig) -> None:
+    stream = await rig.open("c")
+    assert await rig.pay(stream, 10) == "accepted"
+    rig.clock.time += 60_000
+    await rig.due()
+    async with opened(rig.log.url) as other:
+        append, removed = other.store.append, list[bool]()
+
+        async def late(wanted: Append) -> None:
+            if not removed:
+                removed.append(True)
+                await remove(rig.log.ledger, stream, by="slr_1", now=rig.clock.now())
+            await append(wanted)
+
+        other.store.append = late  # type: ignore[method-assign]
+        looked = await rig.watch(IDLE, log=other).look()
+    assert removed
+    assert (looked.closed, looked.failed) == ([], [])
+    assert (await rig.session(stream)).state == "removed"
+
+
 async def test_low_headroom_settles_before_the_money_is_gone(rig: WatchRig) -> None:
     await rig.grant(amount=100)
     streams = [await rig.open("c"), await rig.open("d", seller="slr_2")]
