@@ -26,7 +26,7 @@ demo: $(VENV)/.runtime ## play a whole session on this machine (DEMO_EXIT=1 stop
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev ## the test suite, within ten minutes on two cores
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not campaign"
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not campaign"
 
 check: $(VENV)/.dev ## lint, types, layers, migrations: under a minute
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -51,7 +51,11 @@ campaign-rpc: $(VENV)/.dev ## every fault of the RPC provider, ten times the see
 	FAULT_SEEDS=10 $(BIN)/python -m pytest -s tests/fault/test_settlement_rpc_faults.py --timeout 7200
 
 campaign-restarts: $(VENV)/.dev ## buyers' routes across restarts, kills, long waits and rotated secrets
-	$(BIN)/python -m pytest -s -m campaign tests/e2e/test_mpp_sessions.py tests/e2e/test_mpp_charge.py tests/e2e/test_watcher_routes.py --timeout 7200
+	$(BIN)/python -m pytest -s -m campaign tests/e2e/test_mpp_sessions.py tests/e2e/test_mpp_charge.py \
+	  tests/e2e/test_mpp_restart_sdk.py tests/e2e/test_watcher_routes.py --timeout 7200
+
+campaign-crashes: $(VENV)/.dev ## a crash at every call of a one-shot payment, on the real programs
+	$(BIN)/python -m pytest -s -m campaign tests/fault/test_payment_crashes.py --timeout 7200
 
 fuzz: $(VENV)/.dev ## a long run of generated requests against the published OpenAPI document
 	$(BIN)/python -m pytest -s -m campaign tests/e2e/test_openapi_fuzz.py --timeout 7200
@@ -68,4 +72,4 @@ lock: $(VENV)/.dev ## remake the lock files from pyproject.toml (names, versions
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-emit-package session-ledger-client --no-annotate --group build --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
 
-.PHONY: help setup demo test check bench campaign-kills campaign-races campaign-cuts campaign-restarts campaign-rpc fuzz docs format lock
+.PHONY: help setup demo test check bench campaign-kills campaign-races campaign-cuts campaign-restarts campaign-crashes campaign-rpc fuzz docs format lock

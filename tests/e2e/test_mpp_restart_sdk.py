@@ -56,6 +56,7 @@ async def paying_until_it_dies(
     return signed
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(300)
 async def test_sessions_go_on_after_the_whole_of_serve_was_killed(
     tmp_path: Path, http: httpx.AsyncClient

@@ -128,12 +128,18 @@ async def crash(world: World, log: Log, raw: bytes, at: int, when: When) -> bool
     return False
 
 
+@pytest.mark.parametrize(
+    "world", ["fake", pytest.param("local", marks=pytest.mark.campaign)], indirect=True
+)
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("retried", [False, True], ids=["worker alone", "the client retries"])
 async def test_a_crash_at_every_call_pays_once_or_not_at_all(
     world: World, log: Log, when: When, retried: bool
 ) -> None:
-    """What is in the log is paid, whoever is left; what is not in it has moved nothing."""
+    """What is in the log is paid, whoever is left; what is not in it has moved nothing.
+
+    On the real programs it is a campaign: there a call takes a hundred times as long.
+    """
     submitted, points = 0, 0
     for at in count(1):
         raw = await fresh(world)
