@@ -11,8 +11,10 @@ from pathlib import Path
 
 import append
 import backlog
+import client
 import direct
 import memory
+import middleware
 import settle
 import sign
 import verify
@@ -21,7 +23,17 @@ from rich.console import Console
 
 from service.observability import configure_logging
 
-PARTS = ("verify", "sign", "direct", "settle", "backlog", "memory", "append")
+PARTS = (
+    "verify",
+    "sign",
+    "direct",
+    "client",
+    "middleware",
+    "settle",
+    "backlog",
+    "memory",
+    "append",
+)
 OUT = Path(__file__).with_name("out")
 
 
@@ -33,6 +45,8 @@ def main() -> None:
         "verify": lambda: verify.run(rounds=options.rounds, seconds=options.seconds),
         "sign": lambda: sign.run(rounds=options.rounds, seconds=options.seconds),
         "direct": lambda: direct.run(rounds=options.rounds, seconds=options.seconds),
+        "client": lambda: client.run(rounds=options.rounds, seconds=options.seconds),
+        "middleware": lambda: middleware.run(rounds=options.rounds, seconds=options.seconds),
         "settle": lambda: settle.run(
             settlements=options.settlements, rounds=max(1, options.rounds // 2)
         ),

@@ -18,6 +18,7 @@ A tour of thirty minutes. The words are in docs/glossary.md, the reasons in docs
 Buyers come in by `api/mpp/`: `application/onboard.py` (who lets us pay), `open_for_buyer.py` (a
 session and its reserved deposit), `sign_voucher.py`, and `sponsor_payment.py` (one-shot charges,
 which the same settlement machine sees through), which `facilitate.py` offers to servers of x402.
+What an owner allows a session key is in `domain/grants.py`, enforced by `submit_voucher.py`.
 A payment that its buyer sent to the chain itself is judged in `domain/direct_judgement.py` and
 accepted by `accept_payment.py`. `domain/funding.py` and the two adapters
 `adapters/solana/funding_*.py` say where money comes from; `watcher.py` looks after what is open.

@@ -15,6 +15,7 @@ from service.adapters.postgres.connections import reader_engine
 from service.adapters.postgres.event_store import PostgresEventStore
 from service.adapters.postgres.exposure import PostgresExposureStore
 from service.adapters.postgres.group_commit import GroupCommit
+from service.adapters.postgres.leases import PostgresLeases
 from service.adapters.postgres.payments import PostgresTallies
 from service.adapters.postgres.queries import PostgresQueries
 from service.adapters.postgres.rejections import PostgresRejectionTrace
@@ -33,6 +34,7 @@ from service.application.directory import SellerDirectory
 from service.application.nonces import Nonces
 from service.application.onboard import OnboardingTerms, OnboardWallet
 from service.application.open_for_buyer import BuyerTerms, OpenForBuyer
+from service.application.session_grants import SessionGrants
 from service.application.session_keys import SessionKeys, SessionSecret, parse_secrets
 from service.application.settle_session import Keys, SettleSession
 from service.application.settlement_terms import SettlementTerms
@@ -47,6 +49,7 @@ from service.domain.health import USDC_DECIMALS, WEAK_OPEN_PROOF
 from service.domain.settlement_plan import SettlementPolicy
 from service.domain.terms import FundingKind
 from service.domain.units import AtomicUsdc
+from service.granting import wired_grants
 from service.observability import Metrics
 from service.ports import (
     Chain,
@@ -54,6 +57,7 @@ from service.ports import (
     EventStore,
     ExposureStore,
     FundingSource,
+    LeaseStore,
     Queries,
     RejectionTrace,
 )
@@ -97,8 +101,10 @@ class Services:
     direct: Direct
     onboarding: OnboardWallet
     buyers: BuyersSessions
+    grants: SessionGrants
     watch: WatchSessions
     exposure: ExposureStore
+    leases: LeaseStore
     fee_payer: str
     metrics: Metrics
     stopping: asyncio.Event
@@ -142,9 +148,7 @@ async def running_services(settings: Settings) -> AsyncGenerator[Services]:
             trace=trace,
             queries=queries,
             nonces=Nonces(nonce_key),
-            directory=SellerDirectory(
-                ledger, queries, proven_payers_only=settings.unproven_payers == "refuse"
-            ),
+            directory=_directory(settings, ledger, queries),
             chain=chain,
             funding=funding,
             settlement_terms=how,
@@ -163,8 +167,10 @@ async def running_services(settings: Settings) -> AsyncGenerator[Services]:
             direct=wired_direct(settings, ledger=ledger, store=store, chain=chain, key=nonce_key),
             onboarding=_onboarding(settings, ledger, chain, signing),
             buyers=_buyers(settings, secrets, store, ledger, queries, chain, funding),
+            grants=wired_grants(settings, ledger=ledger, store=store, funding=funding),
             watch=_watch(settings, ledger, store, funding, how),
             exposure=PostgresExposureStore(store),
+            leases=PostgresLeases(store),
             fee_payer=fee_payer.pubkey,
             metrics=Metrics(),
             stopping=asyncio.Event(),
@@ -180,6 +186,11 @@ async def running_services(settings: Settings) -> AsyncGenerator[Services]:
 def _warn_of_open_proof(settings: Settings, network: Network) -> None:
     if network.name == "mainnet-beta" and settings.open_proof == "onboarded":
         log.warning("open_needs_no_proof", network=network.name, detail=WEAK_OPEN_PROOF)
+
+
+def _directory(settings: Settings, ledger: Ledger, queries: Queries) -> SellerDirectory:
+    proven = settings.unproven_payers == "refuse"
+    return SellerDirectory(ledger, queries, proven_payers_only=proven)
 
 
 def _settle(

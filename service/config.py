@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from session_ledger.grant import LIFE_SECONDS_MAX
+
 NetworkName = Literal["localnet", "devnet", "mainnet-beta"]
 
 
@@ -136,6 +138,13 @@ class Settings(BaseSettings):
         "shows that the payer's wallet agreed to the session key. `refuse` takes such a channel "
         "only where the wallet itself signs the vouchers; sessions that buyers open are not "
         "concerned.",
+    )
+    grant_life_seconds: int = Field(
+        default=6 * 3_600,
+        ge=60,
+        le=LIFE_SECONDS_MAX,
+        description="Longest life of a session grant, from `validFrom` to `validUntil`. Sellers' "
+        "channels are bounded by grants only where UNPROVEN_PAYERS is `refuse`.",
     )
     mpp_unregistered_sellers: Literal["allow", "refuse"] = Field(
         default="allow",

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from service.domain import direct_events as d
 from service.domain import events as e
+from service.domain import grant_events as g
 from service.domain import wallet_events as w
 from service.domain.log import SCHEMA_VERSIONS, EventRow, chain, type_name
 from service.domain.terms import Limits, Terms
@@ -229,6 +230,32 @@ _SAMPLES: Final[tuple[e.Event, ...]] = (
         proof=_PROOF,
     ),
     w.OnboardingRevoked(_AT, Slot(121), "delegate_revoked"),
+    g.GrantRegistered(
+        at=_AT,
+        terms=g.GrantTerms(
+            grant_id="grt_1",
+            owner="owner",
+            session_pubkey="key",
+            network="localnet",
+            mint="mint",
+            recipients=("recipient", "another"),
+            max_payment=AtomicUsdc(10_000),
+            max_calls=2**53 - 1,
+            max_total=AtomicUsdc(2**64 - 1),
+            window_seconds=3_600,
+            window_max=AtomicUsdc(20_000),
+            valid_from=1_763_700_000,
+            valid_until=1_763_703_600,
+            owner_may_sign=True,
+            label="\u00e9",
+        ),
+        grant='{"label":"\u00e9","version":1}',
+        signature=bytes(range(64)),
+    ),
+    g.GrantRenewed(_AT, "grt_0"),
+    g.GrantUsed(_AT, "session/slr_1/ch", AtomicUsdc(2**64 - 1), 1, bytes(range(32))),
+    g.GrantExhausted(_AT),
+    g.GrantRevoked(_AT, 1_763_700_000, bytes(64)),
 )
 SAMPLES: Final[dict[str, Any]] = {type_name(sample): sample for sample in _SAMPLES}
 """By the plain string of the type."""

@@ -108,6 +108,28 @@ class SessionPage(Answer):
     next_cursor: str | None
 
 
+class LeaseAnswer(Answer):
+    """A lease as it was just taken or renewed."""
+
+    channel_id: str
+    holder: str
+    expires_at: str
+
+
+class GrantRefusalAnswer(Answer):
+    """Which limit of a session grant stood in the way; `status` is what to answer the buyer."""
+
+    status: int
+    grant_id: str | None
+    limit: str | None
+    used: str | None
+    requested: str | None
+    retryable: bool
+    fallback: Literal["owner_signature"] | None
+    alias: str | None
+    retry_after: int | None
+
+
 class VerdictAnswer(Answer):
     """The verdict for one voucher; docs/errors.md lists the codes."""
 
@@ -117,6 +139,7 @@ class VerdictAnswer(Answer):
     error: str | None = None
     detail: str | None = None
     amount_paid: str | None = None
+    grant: GrantRefusalAnswer | None = None
     receipt: Receipt | None = None
     session: SessionContext | None = None
     voucher: dict[str, Any] | None = None

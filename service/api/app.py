@@ -12,7 +12,9 @@ from service.api import (
     documentation,
     events,
     exposure,
+    grants,
     health,
+    leases,
     problems,
     sellers,
     sessions,
@@ -73,6 +75,7 @@ def create_app(settings: Settings, *, running: Running = running_services) -> Fa
         for module in (
             vouchers,
             sessions,
+            leases,
             sellers,
             events,
             exposure,
@@ -81,6 +84,7 @@ def create_app(settings: Settings, *, running: Running = running_services) -> Fa
             charge,
             payments,
             facilitator,
+            grants,
             health,
         )
     ]

@@ -5,12 +5,13 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from service.api import answers
+from service.api import answers, grant_schemas
 from service.api.mpp import documentation as wire
 from service.api.mpp.answers import is_wire
 from service.api.problems import BODY_TOO_LARGE, Problem, example_of
 from service.api.schemas import (
     CloseBody,
+    LeaseBody,
     NewKeyBody,
     NewSellerBody,
     NewSessionBody,
@@ -20,7 +21,7 @@ from service.api.x402 import exact_documentation
 from service.api.x402 import schemas as direct
 from service.domain.errors import WrongPosition
 
-REQUEST_BODIES = (CloseBody, NewKeyBody, NewSellerBody, NewSessionBody, PriceBookBody)
+REQUEST_BODIES = (CloseBody, LeaseBody, NewKeyBody, NewSellerBody, NewSessionBody, PriceBookBody)
 
 WALLET = "9vMJfxuKxXBoEa7rM12mYLMwTacLMLDJqHozw96WQL8i"
 SIGNATURE = (
@@ -61,6 +62,7 @@ SESSIONS = _json_answer(answers.SessionPage, "A page of session contexts.")
 VOUCHERS = _json_answer(answers.VoucherPage, "A page of accepted vouchers.")
 REJECTIONS = _json_answer(answers.Rejections, "Refused vouchers, counted and recent.")
 CLOSED = _json_answer(answers.Closed, "The session and its one settlement.")
+LEASE = _json_answer(answers.LeaseAnswer, "The lease, and when it ends unless it is renewed.")
 SETTLEMENT = _json_answer(answers.SettlementAnswer, "The settlement.")
 EVENTS = _json_answer(answers.EventPage, "A page of the feed.")
 EVENT_STREAM: dict[str, Any] = {
@@ -149,6 +151,7 @@ def install(app: FastAPI) -> None:
                 *wire.SCHEMAS,
                 *direct.SCHEMAS,
                 *exact_documentation.SCHEMAS,
+                *grant_schemas.SCHEMAS,
             ):
                 schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 schemas |= schema.pop("$defs", {})
@@ -191,7 +194,7 @@ def _complete(document: dict[str, Any]) -> None:
         schemes += ["adminToken"] if path == "/v1/exposure" else []
         for method, operation in operations.items():
             answers_of = operation["responses"]
-            if "401" in answers_of:
+            if "401" in answers_of and not path.startswith("/v1/grants"):
                 operation["security"] = [{scheme: []} for scheme in schemes]
             if "requestBody" in operation:
                 answers_of["413"] = BODY_TOO_LARGE

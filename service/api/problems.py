@@ -6,7 +6,7 @@ the tree.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -19,8 +19,9 @@ from starlette.routing import Match
 
 from service.api.mpp.answers import RETRY_AFTER_SECONDS, is_wire, wire_code, wire_error
 from service.api.x402.answers import answers_itself, outside
-from service.domain import direct_errors, errors
+from service.domain import direct_errors, errors, grant_errors, lease_errors
 from service.domain.errors import LedgerError
+from service.domain.grant_errors import GrantRefused
 
 log = structlog.get_logger()
 
@@ -32,6 +33,7 @@ STATUS: Final[Mapping[type[LedgerError], int]] = {
     errors.SessionNotFound: 404,
     errors.SettlementNotFound: 404,
     errors.SessionExists: 409,
+    lease_errors.LeaseHeld: 409,
     errors.SessionNotOpen: 409,
     errors.RecipientInUse: 409,
     errors.IdempotencyKeyReused: 409,
@@ -64,6 +66,12 @@ STATUS: Final[Mapping[type[LedgerError], int]] = {
     direct_errors.PaymentNotFound: 404,
     direct_errors.ResourceMismatch: 409,
     direct_errors.PaymentWasReversed: 409,
+    grant_errors.GrantNotFound: 404,
+    grant_errors.GrantInvalid: 422,
+    grant_errors.GrantEntrypointNotAllowed: 403,
+    grant_errors.GrantSignatureInvalid: 401,
+    grant_errors.GrantRecipientNotAllowed: 403,
+    grant_errors.GrantRefused: 402,
     errors.Rejected: 400,
     errors.Conflict: 503,
     errors.Unavailable: 503,
@@ -74,6 +82,7 @@ _ROUTES_HINT: Final = "See /docs for the routes."
 _TITLES: Final = {
     400: "Bad request",
     401: "Unauthorized",
+    402: "Payment required",
     403: "Forbidden",
     404: "Not found",
     405: "Method not allowed",
@@ -86,7 +95,7 @@ _TITLES: Final = {
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details."""
+    """RFC 9457 problem details; those from `grantId` on come with the codes of grants only."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -98,6 +107,12 @@ class Problem(BaseModel):
     retryable: bool
     hint: str
     requestId: str  # noqa: N815  the wire's spelling
+    grantId: str | None = None  # noqa: N815
+    limit: str | None = None
+    used: str | None = None
+    requested: str | None = None
+    fallback: Literal["owner_signature"] | None = None
+    alias: str | None = None
 
 
 def status_of(error: type[LedgerError]) -> int:
@@ -106,10 +121,17 @@ def status_of(error: type[LedgerError]) -> int:
 
 
 def problem(
-    request_id: str, status: int, code: str, detail: str, *, hint: str, retryable: bool = False
+    request_id: str,
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    hint: str,
+    retryable: bool = False,
+    grant: GrantRefused | None = None,
 ) -> Response:
     """The answer of one problem."""
-    body = {
+    body: dict[str, Any] = {
         "type": f"urn:session-ledger:problem:{code}",
         "title": _TITLES.get(status, "Problem"),
         "status": status,
@@ -124,7 +146,25 @@ def problem(
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     if status == STATUS[errors.Unauthorized]:
         headers["WWW-Authenticate"] = "Bearer"
+    if grant is not None:
+        body |= grant_members(grant)
+        if (seconds := grant.details.retry_after) is not None:
+            headers["Retry-After"] = str(seconds)
     return Response(json.dumps(body), status, headers, "application/problem+json")
+
+
+def grant_members(refused: GrantRefused) -> dict[str, Any]:
+    """What a refusal by a grant says beside its code. Spec: docs/grants.md."""
+    details = refused.details
+    return {
+        "grantId": details.grant_id,
+        "limit": details.limit,
+        "used": details.used,
+        "requested": details.requested,
+        "retryable": details.retry_after is not None,
+        "fallback": refused.fallback,
+        "alias": refused.alias,
+    }
 
 
 def responses(*classes: type[LedgerError]) -> dict[int | str, dict[str, Any]]:
@@ -196,6 +236,7 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
             error.detail,
             hint=error.hint,
             retryable=error.retryable,
+            grant=error if isinstance(error, GrantRefused) else None,
         )
 
     async def http_error(request: Request, error: Exception) -> Response:
@@ -251,14 +292,23 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
 
 
 def _refusal(
-    request: Request, status: int, code: str, detail: str, *, hint: str, retryable: bool = False
+    request: Request,
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    hint: str,
+    retryable: bool = False,
+    grant: GrantRefused | None = None,
 ) -> Response:
     """The answer in the form that the path's clients read."""
     if is_wire(request.scope["path"]):
         return wire_error(status, code, detail)
     if answers_itself(request.scope["path"], status):
         return outside(request.scope["path"], status, detail)
-    return problem(request_id_of(request), status, code, detail, hint=hint, retryable=retryable)
+    return problem(
+        request_id_of(request), status, code, detail, hint=hint, retryable=retryable, grant=grant
+    )
 
 
 def _methods_of(routers: Sequence[APIRouter], request: Request) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import orjson
 
-from service.application.submit_voucher import Receipt, Verdict
+from service.api.problems import grant_members, status_of
+from service.application.verdicts import Receipt, Verdict
 from service.domain.events import VoucherAccepted
 from service.domain.failures import FAILURES
 from service.domain.log import decode
@@ -175,6 +176,12 @@ def verdict_json(verdict: Verdict, *, with_session: bool) -> bytes:
         body["code"] = verdict.reason
         body["error"] = verdict.error
         body["detail"] = _detail(verdict)
+    if (refusal := verdict.refusal) is not None:
+        body["grant"] = {
+            "status": status_of(type(refusal)),
+            **grant_members(refusal),
+            "retryAfter": refusal.details.retry_after,
+        }
     if verdict.receipt is not None:
         if verdict.kind == "accepted":
             body["amountPaid"] = str(verdict.receipt.amount_paid)
@@ -192,6 +199,8 @@ def verdict_json(verdict: Verdict, *, with_session: bool) -> bytes:
 def _detail(verdict: Verdict) -> str:
     if verdict.kind == "replayed":
         return "this voucher was accepted before; `receipt` is the one of that time"
+    if verdict.refusal is not None:
+        return verdict.refusal.detail
     return REASONS.get(verdict.reason or "", "see docs/errors.md")
 
 

@@ -11,6 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from service.domain.limits import (
     CHANNEL_ID_CHARS_MAX,
+    LEASE_SECONDS_MAX,
     NAME_CHARS_MAX,
     SAFE_INTEGER_MAX,
     UNIX_SECONDS_MAX,
@@ -20,6 +21,7 @@ from service.domain.units import parse_amount
 
 Network = Literal["localnet", "devnet", "mainnet-beta"]
 AMOUNT_PATTERN = r"^(0|[1-9][0-9]{0,19})$"
+HOLDER_PATTERN = r"^[\x21-\x7e]{1,128}$"
 _AMOUNT_EXAMPLE = ["1000000"]
 
 
@@ -99,6 +101,13 @@ class NewSessionBody(Body):
     )
     limits: LimitsBody | None = None
     grant_id: str | None = Field(default=None, min_length=1, max_length=NAME_CHARS_MAX)
+
+
+class LeaseBody(Body):
+    """Who delivers on a channel, and for how long it may not be heard of."""
+
+    holder: str = Field(pattern=HOLDER_PATTERN, description="Any name that is this holder's own.")
+    ttl_seconds: int = Field(ge=1, le=LEASE_SECONDS_MAX)
 
 
 class CloseBody(Body):

@@ -57,6 +57,7 @@ from service.domain.errors import (
     SettlementNotFound,
     Unauthorized,
 )
+from service.domain.grant_errors import CHANNEL_REFUSALS
 from service.domain.limits import CLOSE_WAIT_SECONDS_MAX, PAGE_DEFAULT, PAGE_MAX
 from service.domain.session import Session
 from service.domain.settlement import TERMINAL_STATUSES
@@ -74,7 +75,9 @@ _WAIT_POLL_SECONDS = 0.1
     status_code=201,
     responses={
         201: SESSION,
-        **responses(Unauthorized, PayerUnproven, SessionExists, IdempotencyKeyReused),
+        **responses(
+            Unauthorized, PayerUnproven, SessionExists, IdempotencyKeyReused, *CHANNEL_REFUSALS
+        ),
     },
     openapi_extra={**json_body(NewSessionBody), **IDEMPOTENT},
 )
@@ -88,24 +91,24 @@ async def register(request: Request, services: ServicesOf, terms: CallingSeller)
         swig = _optional_pubkey(body.swig_address, "swigAddress")
         channel_id = body.channel_id or _new_channel_id(request, terms.seller_id)
         payer = parse_pubkey(body.payer, "payer")
-        if terms.proven_payers_only and body.session_pubkey != payer:
-            raise PayerUnproven("this service wants the payer's own signature for a session key")
         default = terms.session_terms(channel_id, payer)
-        opened = await register_session(
-            services.ledger,
-            replace(
-                default,
-                session_pubkey=parse_pubkey(body.session_pubkey, "sessionPubkey"),
-                deposit=parse_amount(body.deposit, "deposit"),
-                source_token_account=source,
-                swig_address=swig,
-                swig_role_id=None if swig is None else await _role(services, payer, swig),
-                valid_until=body.valid_until,
-                limits=default.limits if body.limits is None else body.limits.parsed(),
-                grant_id=body.grant_id,
-            ),
-            services.clock.now(),
+        wanted = replace(
+            default,
+            session_pubkey=parse_pubkey(body.session_pubkey, "sessionPubkey"),
+            deposit=parse_amount(body.deposit, "deposit"),
+            source_token_account=source,
+            swig_address=swig,
+            swig_role_id=None if swig is None else await _role(services, payer, swig),
+            valid_until=body.valid_until,
+            limits=default.limits if body.limits is None else body.limits.parsed(),
+            grant_id=body.grant_id,
         )
+        now = services.clock.now()
+        if body.grant_id is not None:
+            await services.grants.check_channel(wanted, now)
+        elif terms.proven_payers_only and body.session_pubkey != payer:
+            raise PayerUnproven("this service wants the payer's own signature for a session key")
+        opened = await register_session(services.ledger, wanted, now)
         return _json(await _with_funding(services, opened), 201)
 
     return await answered_once(request, services, terms.seller_id, produce)

@@ -16,7 +16,8 @@ from service.api.dependencies import (
 from service.api.documentation import BATCH_REQUEST, BATCH_VERDICTS, VERDICT, VOUCHER_REQUEST
 from service.api.problems import responses
 from service.api.rendering import verdict_json
-from service.application.submit_voucher import Submission, Verdict, submit_vouchers
+from service.application.submit_voucher import submit_vouchers
+from service.application.verdicts import Submission, Verdict
 from service.domain.errors import ClaimTaken, IdempotencyKeyReused, InvalidRequest, Unauthorized
 from service.domain.limits import BATCH_VOUCHERS_MAX, JSON_DEPTH_MAX
 from service.domain.pricing import Charge, parse_charge

@@ -29,7 +29,7 @@ from service.domain.errors import (
     WrongPosition,
 )
 from service.domain.events import Event
-from service.domain.limits import COMMIT_ATTEMPTS_MAX
+from service.domain.limits import COMMIT_ATTEMPTS_MAX, JOINT_ATTEMPTS_MAX
 from service.domain.log import GENESIS_HASH, EventRow, chain, check_chain, decode
 from service.domain.session import Session
 from service.domain.settlement import Settling
@@ -70,6 +70,15 @@ class Change(Generic[S]):
     decide: Callable[[S | None], Sequence[Event]]
 
 
+@dataclass(slots=True)
+class Joint:
+    """Streams that are decided about together. `decide` is pure: it gets the state of each and
+    gives the events of each; refusals are its own business."""
+
+    streams: Sequence[Stream[Any]]
+    decide: Callable[[Sequence[Any]], Sequence[Sequence[Event]]]
+
+
 ClaimsOf = Callable[[Sequence[Outcome[Any]]], Awaitable[Sequence[Claim]]]
 """Gives, from the outcomes that are about to be appended, keys to take in the same transaction."""
 
@@ -96,24 +105,35 @@ class Ledger:
         self,
         changes: Sequence[Change[Any]],
         claims: ClaimsOf | None = None,
+        joint: Joint | None = None,
     ) -> list[Outcome[Any]]:
         """Decide about several streams and append all or nothing. Durable on return.
+
+        The outcomes of `joint`'s streams follow those of `changes`.
 
         Raises:
             LedgerError: what a decision raised, on a state fresh from the database.
             ClaimTaken: a claim was made before; nothing was written.
-            WrongPosition: the race was lost `COMMIT_ATTEMPTS_MAX` times.
+            WrongPosition: the race was lost too often; see `COMMIT_ATTEMPTS_MAX`.
             DatabaseUnavailable: not written, or the outcome is open.
         """
-        stream_ids = sorted({change.stream.stream_id for change in changes})
+        streams = [change.stream for change in changes]
+        if joint is not None:
+            streams += joint.streams
+        stream_ids = sorted({stream.stream_id for stream in streams})
         await self._acquire(stream_ids)
         try:
-            for _ in range(COMMIT_ATTEMPTS_MAX - 1):
+            for _ in range((COMMIT_ATTEMPTS_MAX if joint is None else JOINT_ATTEMPTS_MAX) - 1):
                 with suppress(WrongPosition):
-                    return await self._attempt(changes, claims)
-            return await self._attempt(changes, claims)
+                    return await self._attempt(streams, changes, joint, claims)
+            return await self._attempt(streams, changes, joint, claims)
         finally:
             self._release(stream_ids)
+
+    def remembered(self, stream: Stream[S]) -> S | None:
+        """The state that this process remembers: a hint, which may be out of date."""
+        held = self._held.get(stream.stream_id)
+        return None if held is None else held.state
 
     async def read(self, stream: Stream[S]) -> Held[S] | None:
         """The stream as the database has it now; `None` when it does not exist."""
@@ -152,27 +172,33 @@ class Ledger:
 
     async def _attempt(
         self,
+        streams: Sequence[Stream[Any]],
         changes: Sequence[Change[Any]],
+        joint: Joint | None,
         claims: ClaimsOf | None,
     ) -> list[Outcome[Any]]:
         appends: list[StreamAppend] = []
         outcomes: list[Outcome[Any]] = []
-        fresh = await self._load_forgotten([change.stream for change in changes])
-        for change in changes:
-            held, new = await self._decide(change, fresh.get(change.stream.stream_id))
-            rows = chain(change.stream.stream_id, held.position, held.hash, new)
-            state = change.stream.type.fold(held.state, new) if new else held.state
+        fresh = await self._load_forgotten(streams)
+        decided = [
+            await self._decide(change, fresh.get(change.stream.stream_id)) for change in changes
+        ]
+        if joint is not None:
+            decided += await self._decide_jointly(joint, fresh)
+        for stream, (held, new) in zip(streams, decided, strict=True):
+            rows = chain(stream.stream_id, held.position, held.hash, new)
+            state = stream.type.fold(held.state, new) if new else held.state
             position = StreamPosition(held.position + len(rows))
             outcomes.append(Outcome(state, position, new, rows))
             if new:
-                appends.append(_stream_append(change.stream, held, state, rows, new))
+                appends.append(_stream_append(stream, held, state, rows, new))
         taken = tuple(await claims(outcomes)) if claims is not None else ()
         if appends or taken:
             await self._append(Append(tuple(appends), taken))
-        for change, outcome in zip(changes, outcomes, strict=True):
+        for stream, outcome in zip(streams, outcomes, strict=True):
             if outcome.rows:
                 held = Held(outcome.state, outcome.position, outcome.rows[-1].hash)
-                self._remember(change.stream.stream_id, held)
+                self._remember(stream.stream_id, held)
         return outcomes
 
     async def _decide(
@@ -192,6 +218,31 @@ class Ledger:
         # A refusal, or nothing to do, on a remembered state: make sure before saying so.
         held = await self._load(change.stream)
         return held, change.decide(held.state)
+
+    async def _decide_jointly(
+        self, joint: Joint, fresh: dict[str, Held[Any]]
+    ) -> list[tuple[Held[Any], Sequence[Event]]]:
+        held = [
+            fresh.get(stream.stream_id)
+            or self._recall(stream.stream_id)
+            or await self._load(stream)
+            for stream in joint.streams
+        ]
+        while True:
+            new = joint.decide([each.state for each in held])
+            # The append proves the states that get an event; the others must have been just read.
+            doubtful = [
+                stream
+                for stream, each, events in zip(joint.streams, held, new, strict=True)
+                if not events and not each.fresh
+            ]
+            if not doubtful:
+                return list(zip(held, new, strict=True))
+            fresh = await self._load_all(doubtful)
+            held = [
+                fresh.get(stream.stream_id, each)
+                for stream, each in zip(joint.streams, held, strict=True)
+            ]
 
     async def _append(self, append: Append) -> None:
         try:

@@ -41,7 +41,7 @@ DERIVED: Final[frozenset[What]] = frozenset({"projection", "lookup"})
 DIFFERENCES_KEPT: Final = 1_000
 PROGRESS_EVENTS: Final = 500
 _BOOKS_REMEMBERED: Final = 1_000
-_OF_NO_SELLER: Final = frozenset({"wallet", "funding", "payment", "direct"})
+_OF_NO_SELLER: Final = frozenset({"wallet", "funding", "payment", "direct", "grant"})
 """Kinds of stream whose name says no seller."""
 _LEASE: Final = frozenset({"lease_holder", "leased_until"})
 _NAMED_BY: Final = {"settlements": "settlement_id", "attempts": "number", "seller_keys": "key_id"}

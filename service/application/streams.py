@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from service.domain import direct_payment as direct_rules
 from service.domain import events as e
+from service.domain import grants as grant_rules
 from service.domain import onboarding as onboarding_rules
 from service.domain import payment as payment_rules
 from service.domain import reservations as reservation_rules
@@ -14,6 +15,7 @@ from service.domain import seller as seller_rules
 from service.domain import session as session_rules
 from service.domain.codec import canonical, from_json, to_json
 from service.domain.direct_payment import DirectPayment
+from service.domain.grants import Grant
 from service.domain.onboarding import Wallet
 from service.domain.payment import Payment
 from service.domain.reservations import Reservations
@@ -93,6 +95,11 @@ def payment_stream(payment_id: str) -> Stream[Payment]:
 def direct_stream(signature: str) -> Stream[DirectPayment]:
     """A payment that the payer sent itself: one signature, one stream, one acceptance."""
     return Stream(DIRECT, f"direct/{signature}", "")
+
+
+def grant_stream(grant_id: str) -> Stream[Grant]:
+    """What is used up of a session grant; it is in no seller's feed."""
+    return Stream(GRANT, f"grant/{grant_id}", "")
 
 
 def settling_stream(stream_id: str) -> Stream[Any]:
@@ -207,6 +214,18 @@ def _direct_lookups(stream_id: str, before: DirectPayment | None, after: DirectP
     return (("direct_payments", row),)
 
 
+def _grant_lookups(stream_id: str, before: Grant | None, after: Grant) -> Lookups:
+    if before is not None:
+        return ()
+    row: dict[str, Any] = {
+        "grant_id": after.terms.grant_id,
+        "stream_id": stream_id,
+        "owner": after.terms.owner,
+        "registered_at": after.registered_at,
+    }
+    return (("grants", row),)
+
+
 def _seller_lookups(_stream_id: str, before: Seller | None, after: Seller) -> Lookups:
     rows: list[tuple[str, Mapping[str, Any]]] = []
     if before is None:
@@ -255,6 +274,7 @@ PAYMENT: StreamType[Payment] = StreamType(
 DIRECT: StreamType[DirectPayment] = StreamType(
     "direct", DirectPayment, direct_rules.fold, _direct_lookups, lambda paid: paid.seller_id
 )
+GRANT: StreamType[Grant] = StreamType("grant", Grant, grant_rules.fold, _grant_lookups)
 TYPES: Mapping[str, StreamType[Any]] = {
     "session": cast("StreamType[Any]", SESSION),
     "seller": cast("StreamType[Any]", SELLER),
@@ -262,4 +282,5 @@ TYPES: Mapping[str, StreamType[Any]] = {
     "funding": cast("StreamType[Any]", FUNDING),
     "payment": cast("StreamType[Any]", PAYMENT),
     "direct": cast("StreamType[Any]", DIRECT),
+    "grant": cast("StreamType[Any]", GRANT),
 }

@@ -4,86 +4,48 @@ What needs no session (shape, signature, recipient, network) is checked before t
 The rest is decided on the session; several vouchers of one channel are applied in order, and all
 channels of one request are appended together. An exact replay is refused, and its verdict carries
 the receipt of the first time, so that a seller neither serves twice nor loses an answer.
+
+A channel under a session grant is decided together with the grant's own stream, and both are
+appended in one: no limit is passed by whoever else uses the grant at the same moment. Which grant
+that is stands in the session's terms for good, so a remembered session says it.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
-from service.application.commit import Change, Ledger, Outcome
+from service.application.commit import Change, Joint, Ledger, Outcome
+from service.application.granted_channels import Granted, Priced, grant_of, granted_of, use_of
 from service.application.nonces import Nonces
 from service.application.seller_terms import SellerTerms
-from service.application.streams import session_stream
-from service.domain.errors import ClaimTaken, VoucherRejected
-from service.domain.events import SessionEvent, SessionOpened, VoucherAccepted
-from service.domain.log import decode
-from service.domain.pricing import (
-    AmountCharge,
-    Charge,
-    MeteredCharge,
-    Price,
-    UnitsCharge,
-    required,
+from service.application.streams import grant_stream, session_stream
+from service.application.verdicts import (
+    ClaimAnswer,
+    Receipt,
+    Submission,
+    Verdict,
+    charge_json,
+    receipt_of,
+    rejected_verdict,
+    rejection_of,
 )
+from service.domain import grants as grant_rules
+from service.domain.errors import ClaimTaken, VoucherRejected
+from service.domain.events import Event, SessionEvent, SessionOpened, VoucherAccepted
+from service.domain.grant_errors import GrantDetails, GrantNotFound, GrantRefused
+from service.domain.grant_events import GrantEvent
+from service.domain.grants import Grant
+from service.domain.log import decode
+from service.domain.pricing import required
 from service.domain.session import Session, accept_voucher, fold
-from service.domain.units import StreamPosition, UnixMillis
+from service.domain.terms import Terms
+from service.domain.units import UnixMillis
 from service.domain.voucher import VerifiedVoucher, verify
-from service.ports import Claim, Rejection, RejectionTrace
-from session_ledger.voucher import Envelope
+from service.ports import Claim, RejectionTrace
+from session_ledger.grant import is_grant_id
 
 REPLAY_REASONS: Final = frozenset({"amount_not_monotonic", "session_closed"})
 NONCE_SCOPE: Final = "nonce/"
-
-
-@dataclass(slots=True)
-class Submission:
-    """One signed voucher as the buyer sent it, and what the seller says the request costs."""
-
-    envelope: Envelope
-    charge: Charge | None = None
-
-
-@dataclass(slots=True)
-class Receipt:
-    """What the log holds of an accepted voucher. Amounts are atomic units."""
-
-    channel_id: str
-    position: StreamPosition
-    amount_paid: int
-    cumulative_amount: int
-    sequence: int
-    accepted_at: UnixMillis
-    event_hash: bytes
-
-
-@dataclass(slots=True)
-class Verdict:
-    """The answer for one voucher.
-
-    `session` is the session that a refused voucher met, or that the whole request left behind an
-    accepted one.
-    """
-
-    kind: Literal["accepted", "replayed", "rejected"]
-    submission: Submission
-    voucher: VerifiedVoucher | None = None
-    reason: str | None = None
-    error: str | None = None
-    receipt: Receipt | None = None
-    session: Session | None = None
-    position: StreamPosition | None = None
-
-
-ClaimAnswer = Callable[[Sequence[Verdict]], Sequence[Claim]]
-"""Gives, from the verdicts, an idempotency claim that is taken with the append."""
-
-
-@dataclass(slots=True)
-class _Priced:
-    index: int
-    voucher: VerifiedVoucher
-    price: Price
-    charge: dict[str, str] | None
 
 
 async def submit_vouchers(
@@ -105,20 +67,23 @@ async def submit_vouchers(
     """
     spent: frozenset[str] = frozenset()
     others: frozenset[str] = frozenset()
+    grants: dict[str, str | None] = {}
     while True:
-        batch = _Batch(nonces, terms, submissions, now, spent, others)
+        batch = _Batch(nonces, terms, submissions, now, spent, others, grants)
         try:
             verdicts = await batch.commit(ledger, claim_answer)
             break
         except _OpenedByBuyers as found:
             others |= found.channel_ids
+        except _UnderGrants as found:
+            grants |= found.grant_ids
         except ClaimTaken as taken:
             if not taken.scope.startswith(NONCE_SCOPE):
                 raise
             spent |= {taken.key}
     for verdict in verdicts:
         if verdict.kind == "rejected":
-            trace.note(_rejection(terms.seller_id, verdict, now))
+            trace.note(rejection_of(terms.seller_id, verdict, now))
     return verdicts
 
 
@@ -128,6 +93,14 @@ class _OpenedByBuyers(Exception):
     def __init__(self, channel_ids: frozenset[str]) -> None:
         super().__init__(channel_ids)
         self.channel_ids = channel_ids
+
+
+class _UnderGrants(Exception):
+    """Channels that are under other grants, or none, than was assumed; by channel id."""
+
+    def __init__(self, grant_ids: Mapping[str, str | None]) -> None:
+        super().__init__(grant_ids)
+        self.grant_ids = grant_ids
 
 
 class _Batch:
@@ -141,6 +114,7 @@ class _Batch:
         now: UnixMillis,
         spent: frozenset[str],
         others: frozenset[str],
+        grants: Mapping[str, str | None],
     ) -> None:
         self._nonces = nonces
         self._terms = terms
@@ -148,12 +122,17 @@ class _Batch:
         self._now = now
         self._spent = spent
         self._others = others
+        self._grants = grants
+        self._misjudged: dict[str, str | None] = {}
         self._verdicts: dict[int, Verdict] = {}
-        self._channels: dict[str, list[_Priced]] = {}
+        self._channels: dict[str, list[Priced]] = {}
 
     async def commit(self, ledger: Ledger, claim_answer: ClaimAnswer | None) -> list[Verdict]:
         for index, submission in enumerate(self._submissions):
             self._judge_alone(index, submission)
+        granted = granted_of(self._channels, self._terms.seller_id, ledger, self._grants)
+        for each in granted:
+            del self._channels[each.channel_id]
         changes = [
             Change(
                 session_stream(self._terms.seller_id, channel_id),
@@ -161,22 +140,27 @@ class _Batch:
             )
             for channel_id, items in self._channels.items()
         ]
+        joint = self._joint(granted) if granted else None
+        for each in granted:
+            self._channels[each.channel_id] = each.items  # last, as their outcomes are
 
         async def claims(outcomes: Sequence[Outcome[Any]]) -> list[Claim]:
+            if self._misjudged:
+                raise _UnderGrants(self._misjudged)
             await self._refuse_others(ledger, outcomes)
             self._give_receipts(outcomes)
             await self._find_replays(ledger)
             answer = claim_answer(self._in_order()) if claim_answer is not None else ()
             return [*self._nonce_claims(), *answer]
 
-        await ledger.commit_together(changes, claims)
+        await ledger.commit_together(changes, claims, joint)
         return self._in_order()
 
     async def _refuse_others(self, ledger: Ledger, outcomes: Sequence[Outcome[Any]]) -> None:
         """A channel that a buyer opened for another seller's account must not be settled twice."""
         fresh = [
             channel_id
-            for channel_id, outcome in zip(self._channels, outcomes, strict=True)
+            for channel_id, outcome in zip(self._channels, outcomes, strict=False)
             if outcome.events and isinstance(outcome.events[0], SessionOpened)
         ]
         if fresh and (known := await ledger.store.buyers_sessions(fresh)):
@@ -193,55 +177,132 @@ class _Batch:
                 voucher_units=voucher.units,
             )
         except VoucherRejected as rejected:
-            self._verdicts[index] = _rejected(submission, rejected)
+            self._verdicts[index] = rejected_verdict(submission, rejected)
             return
-        priced = _Priced(index, voucher, price, _charge_json(submission.charge))
+        priced = Priced(index, voucher, price, charge_json(submission.charge))
         self._channels.setdefault(voucher.channel_id, []).append(priced)
 
-    def _decide(self, items: Sequence[_Priced], session: Session | None) -> list[SessionEvent]:
+    def _decide(self, items: Sequence[Priced], session: Session | None) -> list[SessionEvent]:
         """Apply a channel's vouchers in order; a refused one leaves no event."""
+        if (grant_id := grant_of(items, session)) is not None:
+            self._misjudged[items[0].voucher.channel_id] = grant_id
+            return []
         new: list[SessionEvent] = []
         for number, item in enumerate(items, start=1):
-            submission = self._submissions[item.index]
             try:
-                events = self._accept(item, session)
-            except VoucherRejected as rejected:
-                verdict = _rejected(submission, rejected)
-                self._verdicts[item.index] = replace(verdict, voucher=item.voucher, session=session)
+                events = self._accept(item, session, None, None)
+            except (VoucherRejected, GrantRefused) as rejected:
+                self._refuse(item, session, rejected)
                 continue
             new += events
             if number < len(items):  # the commit folds the last one anyway
                 session = fold(session, events)
-            self._verdicts[item.index] = Verdict("accepted", submission, item.voucher)
+            self._note_accepted(item)
         return new
 
-    def _accept(self, item: _Priced, session: Session | None) -> list[SessionEvent]:
-        terms, voucher = self._terms, item.voucher
-        if session is None and terms.seller.unknown_channels == "refuse":
-            raise VoucherRejected("session_not_found")
-        if session is None and terms.proven_payers_only and voucher.signer != voucher.payer:
-            raise VoucherRejected("payer_unproven")
-        if session is None and voucher.channel_id in self._others:
-            raise VoucherRejected(
-                "session_not_found", detail="the buyer opened this channel for another account"
+    def _joint(self, granted: Sequence[Granted]) -> Joint:
+        grant_ids = list(dict.fromkeys(g.grant_id for g in granted if is_grant_id(g.grant_id)))
+        streams = [each.stream for each in granted]
+
+        def decide(states: Sequence[Any]) -> list[Sequence[Event]]:
+            sessions = dict(zip((each.channel_id for each in granted), states, strict=False))
+            grants = dict(zip(grant_ids, states[len(granted) :], strict=True))
+            return self._decide_granted(granted, sessions, grants)
+
+        return Joint([*streams, *map(grant_stream, grant_ids)], decide)
+
+    def _decide_granted(
+        self,
+        granted: Sequence[Granted],
+        sessions: dict[str, Session | None],
+        grants: dict[str, Grant | None],
+    ) -> list[Sequence[Event]]:
+        """Apply the vouchers of channels under grants in the order of the request."""
+        new: dict[str, list[SessionEvent]] = {each.channel_id: [] for each in granted}
+        uses: dict[str, list[GrantEvent]] = {grant_id: [] for grant_id in grants}
+        ordered = sorted(
+            ((item, each) for each in granted for item in each.items), key=lambda one: one[0].index
+        )
+        for item, each in ordered:
+            session, grant_id = sessions[each.channel_id], each.grant_id
+            if (actual := grant_of(each.items, session)) != grant_id:
+                self._misjudged[each.channel_id] = actual
+                continue
+            grant = grants.get(grant_id)
+            try:
+                events = self._accept(item, session, grant_id, grant)
+                assert grant is not None
+                voucher = use_of(each.stream.stream_id, session, events)
+                used = grant_rules.use(grant, voucher, self._now)
+            except (VoucherRejected, GrantRefused) as rejected:
+                self._refuse(item, session, rejected)
+                continue
+            new[each.channel_id] += events
+            uses[grant_id] += used
+            sessions[each.channel_id] = fold(session, events)
+            grants[grant_id] = grant_rules.fold(grant, used)
+            self._note_accepted(item)
+        return [*new.values(), *uses.values()]
+
+    def _refuse(
+        self, item: Priced, session: Session | None, rejected: VoucherRejected | GrantRefused
+    ) -> None:
+        submission = self._submissions[item.index]
+        verdict = rejected_verdict(submission, rejected, item.voucher, session)
+        self._verdicts[item.index] = verdict
+
+    def _note_accepted(self, item: Priced) -> None:
+        submission = self._submissions[item.index]
+        self._verdicts[item.index] = Verdict("accepted", submission, item.voucher)
+
+    def _accept(
+        self, item: Priced, session: Session | None, grant_id: str | None, grant: Grant | None
+    ) -> list[SessionEvent]:
+        voucher = item.voucher
+        if voucher.grant_id is not None and voucher.grant_id != grant_id:
+            raise GrantNotFound(
+                "the channel is not under the grant that the voucher names",
+                GrantDetails(voucher.grant_id),
             )
+        if grant_id is not None and grant is None:
+            raise GrantNotFound("no grant has this id", GrantDetails(grant_id))
         events = accept_voucher(
             session,
             voucher,
             item.price,
             # Terms are wanted for a channel that is not known; building them for nothing costs.
-            terms.session_terms(voucher.channel_id, voucher.payer)
-            if session is None
-            else session.terms,
+            self._terms_of_new(voucher, grant) if session is None else session.terms,
             charge=item.charge,
             now=self._now,
         )
-        self._nonces.check(terms.seller, voucher.server_nonce, self._spent, self._now)
+        self._nonces.check(self._terms.seller, voucher.server_nonce, self._spent, self._now)
         return events
+
+    def _terms_of_new(self, voucher: VerifiedVoucher, grant: Grant | None) -> Terms:
+        """What an unknown channel is registered with. A grant proves that the payer signed for the
+        session key.
+
+        Raises:
+            VoucherRejected: it is not registered by a voucher.
+        """
+        terms = self._terms
+        if terms.seller.unknown_channels == "refuse":
+            raise VoucherRejected("session_not_found")
+        if terms.proven_payers_only and grant is None and voucher.signer != voucher.payer:
+            raise VoucherRejected("payer_unproven")
+        if voucher.channel_id in self._others:
+            raise VoucherRejected(
+                "session_not_found", detail="the buyer opened this channel for another account"
+            )
+        default = terms.session_terms(voucher.channel_id, voucher.payer)
+        if grant is None:
+            return default
+        key = grant.terms.session_pubkey
+        return replace(default, session_pubkey=key, grant_id=grant.terms.grant_id)
 
     def _give_receipts(self, outcomes: Sequence[Outcome[Any]]) -> None:
         """Match what was appended with the accepted vouchers, in order."""
-        for items, outcome in zip(self._channels.values(), outcomes, strict=True):
+        for items, outcome in zip(self._channels.values(), outcomes, strict=False):
             appended = zip(outcome.events, outcome.rows, strict=True)
             accepted = ((e, row) for e, row in appended if isinstance(e, VoucherAccepted))
             for item in items:
@@ -254,7 +315,7 @@ class _Batch:
                         "accepted",
                         verdict.submission,
                         item.voucher,
-                        receipt=_receipt(item.voucher.channel_id, row.position, row.hash, event),
+                        receipt=receipt_of(item.voucher.channel_id, row.position, row.hash, event),
                         session=outcome.state,
                         position=row.position,
                     )
@@ -291,7 +352,7 @@ class _Batch:
         assert isinstance(event, VoucherAccepted)
         if event.message_hash != voucher.message_hash:
             return None
-        return _receipt(voucher.channel_id, row.position, row.hash, event)
+        return receipt_of(voucher.channel_id, row.position, row.hash, event)
 
     def _nonce_claims(self) -> list[Claim]:
         scope = NONCE_SCOPE + self._terms.seller_id
@@ -306,47 +367,3 @@ class _Batch:
 
     def _in_order(self) -> list[Verdict]:
         return [self._verdicts[index] for index in range(len(self._submissions))]
-
-
-def _rejected(submission: Submission, rejected: VoucherRejected) -> Verdict:
-    return Verdict("rejected", submission, reason=rejected.reason, error=rejected.error)
-
-
-def _receipt(
-    channel_id: str, position: StreamPosition, event_hash: bytes, event: VoucherAccepted
-) -> Receipt:
-    return Receipt(
-        channel_id=channel_id,
-        position=position,
-        amount_paid=event.increment,
-        cumulative_amount=event.cumulative_amount,
-        sequence=event.sequence,
-        accepted_at=event.at,
-        event_hash=event_hash,
-    )
-
-
-def _charge_json(charge: Charge | None) -> dict[str, str] | None:
-    """The charge as the event keeps it: counts as decimal strings, like every amount."""
-    match charge:
-        case None:
-            return None
-        case UnitsCharge(units):
-            return {"units": str(units)}
-        case AmountCharge(amount):
-            return {"amount": str(amount)}
-        case MeteredCharge(meter, usage):
-            return {"meter": meter, "usage": str(usage)}
-
-
-def _rejection(seller_id: str, verdict: Verdict, now: UnixMillis) -> Rejection:
-    envelope = verdict.submission.envelope
-    named = envelope.voucher.get("channelId") if isinstance(envelope.voucher, dict) else None
-    return Rejection(
-        seller_id=seller_id,
-        channel_id=named if isinstance(named, str) else "",
-        reason=verdict.reason or "",
-        error=verdict.error or "",
-        at=now,
-        voucher=envelope.voucher_text,
-    )

@@ -14,6 +14,8 @@ COMMANDS: Final = {
     "replay": "replay:replay",
     "doctor": "doctor:doctor",
     "seller": "sellers:app",
+    "pay": "pay:pay",
+    "grant": "grants:app",
     "settlement": "settlements:app",
     "keys": "keys:app",
 }

@@ -5,6 +5,7 @@ from typing import Literal
 
 from service.domain.codec import JsonObject
 from service.domain.direct_events import DirectEvent
+from service.domain.grant_events import GrantEvent
 from service.domain.terms import FundingKind, Limits, Terms
 from service.domain.units import AtomicUsdc, BlockHeight, Lamports, Slot, UnixMillis
 from service.domain.wallet_events import WalletEvent
@@ -364,4 +365,12 @@ class SellerKeyRevoked:
 
 SellerEvent = SellerRegistered | PriceBookPublished | SellerKeyIssued | SellerKeyRevoked
 
-Event = SessionEvent | SellerEvent | WalletEvent | PaymentEvent | DirectEvent | FundingEvent
+Event = (
+    SessionEvent
+    | SellerEvent
+    | WalletEvent
+    | PaymentEvent
+    | DirectEvent
+    | FundingEvent
+    | GrantEvent
+)

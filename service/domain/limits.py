@@ -15,7 +15,7 @@ BATCH_BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 """A verify-batch body: 1,000 vouchers with room to spare."""
 
 BATCH_VOUCHERS_MAX: Final = 1_000
-"""Vouchers in one verify-batch request; also the events one append may hold."""
+"""Vouchers in one verify-batch request; an append holds at most a few events for each."""
 
 UNIX_SECONDS_MAX: Final = 253_402_300_799
 """The last second of the year 9999; RFC 3339 cannot name a later one."""
@@ -60,11 +60,17 @@ METADATA_CHARS_MAX: Final = 2 * 1024
 COMMIT_ATTEMPTS_MAX: Final = 4
 """One decision and three more after lost races; then 503."""
 
+JOINT_ATTEMPTS_MAX: Final = 12
+"""The same where a session grant is in it, which all its channels and sellers write to."""
+
 EXPOSURE_SOURCES_MAX: Final = 1_000
 """Funding sources that one page of the exposure reads: ten requests to the chain."""
 
 CLOSE_WAIT_SECONDS_MAX: Final = 60
 """Longest `wait` of a close request."""
+
+LEASE_SECONDS_MAX: Final = 300
+"""Longest time to live of a lease; a holder that died blocks its channel that long."""
 
 RECENT_REJECTIONS_MAX: Final = 20
 """Rejected vouchers kept readable per session (and per seller for unknown channels)."""

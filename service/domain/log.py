@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from service.domain import direct_events, events, wallet_events
+from service.domain import direct_events, events, grant_events, wallet_events
 from service.domain.codec import canonical, from_json, to_json
 from service.domain.errors import Corrupt
 from service.domain.events import Event
@@ -57,6 +57,11 @@ _TYPE_NAMES: Final[dict[type, str]] = {
     wallet_events.OnboardingSubmitted: "onboarding_submitted",
     wallet_events.WalletOnboarded: "wallet_onboarded",
     wallet_events.OnboardingRevoked: "onboarding_revoked",
+    grant_events.GrantRegistered: "grant_registered",
+    grant_events.GrantRenewed: "grant_renewed",
+    grant_events.GrantUsed: "grant_used",
+    grant_events.GrantExhausted: "grant_exhausted",
+    grant_events.GrantRevoked: "grant_revoked",
 }
 _CLASSES: Final[dict[str, type[Any]]] = {name: cls for cls, name in _TYPE_NAMES.items()}
 EVENT_TYPES: Final = frozenset(_CLASSES)

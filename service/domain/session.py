@@ -19,6 +19,7 @@ from service.domain.errors import (
     SessionExists,
     VoucherRejected,
 )
+from service.domain.grant_errors import GrantDetails, GrantSignerMismatch
 from service.domain.pricing import Price
 from service.domain.settlement import TERMINAL_STATUSES, Settlement, evolve_settlement
 from service.domain.terms import Terms
@@ -149,14 +150,14 @@ def accept_voucher(
 
     Raises:
         VoucherRejected: with the reference's error text, in the reference's order.
+        GrantSignerMismatch: a channel under a grant accepts the grant's key only.
     """
     opening: list[e.SessionEvent] = []
     if session is None:
         opened = e.SessionOpened(at=now, terms=terms)
         opening, session = [opened], _begin(opened)
     _check_state(session, voucher, now)
-    if session.session_pubkey is not None and voucher.signer != session.session_pubkey:
-        raise VoucherRejected("signer_changed_mid_session")
+    _check_signer(session, voucher)
     if voucher.payer != session.terms.payer:
         raise VoucherRejected(
             "payer_changed", f"payer_changed: expected {session.terms.payer}, got {voucher.payer}"
@@ -215,6 +216,19 @@ def _check_state(session: Session, voucher: VerifiedVoucher, now: UnixMillis) ->
             raise VoucherRejected("voucher_expired", f"voucher_expired: {name} was {until}")
     if session.funding == "revoked":
         raise VoucherRejected("funding_revoked")
+
+
+def _check_signer(session: Session, voucher: VerifiedVoucher) -> None:
+    if session.session_pubkey is None or voucher.signer == session.session_pubkey:
+        return
+    grant_id = session.terms.grant_id
+    if grant_id is None:
+        raise VoucherRejected("signer_changed_mid_session")
+    if voucher.signer != session.terms.payer:  # whether the owner may sign is the grant's to say
+        raise GrantSignerMismatch(
+            f"vouchers of this channel are signed by {session.session_pubkey}",
+            GrantDetails(grant_id),
+        )
 
 
 def _check_amount(session: Session, voucher: VerifiedVoucher, price: Price) -> int:
@@ -279,7 +293,8 @@ def evolve(session: Session | None, event: e.SessionEvent) -> Session:  # noqa: 
         case e.VoucherAccepted():
             return replace(
                 session,
-                session_pubkey=event.signer,
+                # Under a grant the owner may sign one voucher without becoming the signer.
+                session_pubkey=session.session_pubkey or event.signer,
                 cumulative_amount=event.cumulative_amount,
                 voucher_count=session.voucher_count + 1,
                 last_sequence=event.sequence,

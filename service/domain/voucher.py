@@ -31,6 +31,7 @@ from session_ledger.ecmascript import (
     string_of,
 )
 from session_ledger.encoding import Base58Error, Base64Error, atob, base58_decode
+from session_ledger.grant import is_grant_id
 from session_ledger.json_text import JsonValue
 from session_ledger.voucher import SIGNATURE_TYPE, Envelope, message_bytes
 
@@ -81,6 +82,8 @@ class VerifiedVoucher:
     """JSON exactly as received."""
     message_hash: bytes
     """SHA-256 of the bytes that were signed: what makes two vouchers the same."""
+    grant_id: str | None = None
+    """The session grant that the voucher names."""
 
 
 def verify(envelope: Envelope, expected: Expected) -> VerifiedVoucher:
@@ -112,6 +115,7 @@ def verify(envelope: Envelope, expected: Expected) -> VerifiedVoucher:
         signature=signature,
         voucher_text=envelope.voucher_text,
         message_hash=hashlib.sha256(message).digest(),
+        grant_id=_grant_id(voucher),
     )
 
 
@@ -237,6 +241,15 @@ def _expires_at(voucher: JsValue) -> int | None:
     if (seconds := _integer(value)) is not None:
         return seconds
     raise _malformed("expiresAt", "an integer of Unix seconds")
+
+
+def _grant_id(voucher: JsValue) -> str | None:
+    value = member(voucher, "grantId")
+    if value is None or value is UNDEFINED:
+        return None
+    if isinstance(value, str) and is_grant_id(value):
+        return value
+    raise _malformed("grantId", "the id of a session grant, 43 characters of base64url")
 
 
 def _integer(value: JsValue) -> int | None:

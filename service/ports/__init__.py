@@ -9,7 +9,9 @@ from service.ports.chain import (
     SignerUnavailable,
 )
 from service.ports.direct import DirectRow, DirectStore, DuePayment, NextCheck
+from service.ports.grants import GrantRow, GrantStore
 from service.ports.keys import SealedKey, SessionKeyStore
+from service.ports.leases import LeaseStore
 from service.ports.log import (
     Append,
     Claim,
@@ -60,7 +62,10 @@ __all__ = [
     "ExposureRow",
     "ExposureStore",
     "FundingSource",
+    "GrantRow",
+    "GrantStore",
     "Head",
+    "LeaseStore",
     "Ledger",
     "LockedStream",
     "LoggedEvent",

@@ -14,7 +14,7 @@ from service.domain.log import EventRow
 from service.domain.settlement import Settling
 from service.domain.units import AtomicUsdc, StreamPosition, UnixMillis
 
-StreamKind = Literal["session", "seller", "funding", "wallet", "payment", "direct"]
+StreamKind = Literal["session", "seller", "funding", "wallet", "payment", "direct", "grant"]
 
 
 @dataclass(frozen=True, slots=True)

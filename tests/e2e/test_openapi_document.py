@@ -10,7 +10,6 @@ from running import Service
 
 from service.api.mpp.answers import failure_code
 from service.api.problems import Problem, status_of
-from service.domain import direct_errors, errors
 from service.domain.errors import LedgerError
 from service.domain.failures import FAILURES
 from service.domain.refusals import REFUSALS
@@ -30,6 +29,8 @@ PROBLEMS = {
     "POST /v1/vouchers/verify-batch": {"unauthorized", "idempotency_key_reused"},
     "POST /v1/sessions": {
         "unauthorized", "idempotency_key_reused", "session_exists", "payer_unproven",
+        "grant_not_found", "grant_signer_mismatch", "grant_revoked", "grant_not_yet_valid",
+        "grant_expired", "grant_recipient_not_allowed",
     },
     "GET /v1/sessions": {"unauthorized"},
     "GET /v1/sessions/{channel_id}": {"unauthorized", "session_not_found"},
@@ -39,6 +40,8 @@ PROBLEMS = {
     "POST /v1/sessions/{channel_id}/close": {
         "unauthorized", "session_not_found", "funding_source_unknown", "idempotency_key_reused",
     },
+    "POST /v1/sessions/{channel_id}/lease": {"unauthorized", "lease_held"},
+    "DELETE /v1/sessions/{channel_id}/lease": {"unauthorized"},
     "GET /v1/rejections": {"unauthorized"},
     "GET /v1/settlements/{settlementId}": {"unauthorized", "settlement_not_found"},
     "GET /v1/events": {"unauthorized"},
@@ -52,6 +55,13 @@ PROBLEMS = {
     },
     "GET /v1/payments/{signature}": {"unauthorized", "payment_not_found"},
     "GET /v1/payments": {"unauthorized"},
+    "POST /v1/grants": {
+        "grant_invalid", "grant_entrypoint_not_allowed", "grant_signature_invalid",
+        "grant_expired", "grant_not_found",
+    },
+    "GET /v1/grants": {"sign_in_required", "sign_in_invalid"},
+    "GET /v1/grants/{grant_id}": {"grant_not_found"},
+    "POST /v1/grants/{grant_id}/revoke": {"grant_not_found", "grant_signature_invalid"},
 }  # fmt: skip
 _PROOF = {"sign_in_required", "sign_in_invalid", "invalid_wallet"}
 _STEP = {"invalid_request", "database_unavailable", "wrong_position", "body_too_large"}
@@ -104,8 +114,13 @@ WIRE_ONLY = {
     "settlement_pending", "swig_off", "swig_role_not_found", "temporarily_unavailable",
     "too_many_open_sessions", "transaction_failed",
 }  # fmt: skip
-PROVEN = {name: True for name in WIRE if "/onboard" in name} | {"POST /mpp/session/open": False}
+PROVEN = {name: True for name in WIRE if "/onboard" in name} | {
+    "POST /mpp/session/open": False,
+    "GET /v1/grants": True,
+}
 """Where SIGN-IN-WITH-X is read, and whether it always has to be there."""
+GRANTS = {name for name in PROBLEMS if "/v1/grants" in name}
+"""Anybody may call them: they carry their own proofs."""
 OPERATORS = {"GET /healthz", "GET /readyz", "GET /metrics"}
 FACILITATOR = {"POST /x402/verify", "POST /x402/settle", "GET /x402/supported"}
 ALWAYS = {"invalid_request", "database_unavailable"}
@@ -170,7 +185,7 @@ def test_every_operation_says_what_it_does_and_who_may_call_it(
         assert operation["summary"], name
         assert len(operation["description"]) > 15, name
         assert operation["tags"], name
-        if name in OPERATORS | FACILITATOR or name in WIRE:
+        if name in OPERATORS | FACILITATOR | GRANTS or name in WIRE:
             assert "security" not in operation
         else:
             wanted = ["adminToken"] if " /v1/sellers" in name else ["sellerKey"]
@@ -199,8 +214,7 @@ def test_every_problem_of_a_route_is_listed_with_an_example(
 
 def test_the_listed_problems_are_those_of_the_service(operations: dict[str, Any]) -> None:
     codes = {code for operation in operations.values() for code in examples_of(operation)}
-    classes = (*vars(errors).values(), *vars(direct_errors).values())
-    known = {cls.code for cls in classes if isinstance(cls, type)} - {"type"}
+    known = set(codes_of_classes(LedgerError))
     assert codes - known == {"body_too_large"}
 
 
@@ -280,7 +294,7 @@ def test_every_answer_and_every_body_has_a_schema_that_exists(
         for status in good:
             for content in operation["responses"][status].get("content", {}).values():
                 assert content["schema"], name
-        assert "422" not in operation["responses"] or "close" in name
+        assert "422" not in operation["responses"] or "close" in name or name == "POST /v1/grants"
         if name.startswith("POST"):
             assert operation["requestBody"]["content"]["application/json"]["schema"], name
 

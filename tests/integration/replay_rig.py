@@ -26,7 +26,8 @@ from service.application.seller_terms import SellerTerms
 from service.application.sellers import NewSeller, issue_key, register_seller
 from service.application.settlement_terms import SettlementTerms
 from service.application.streams import session_stream, voucher_amount
-from service.application.submit_voucher import Submission, submit_vouchers
+from service.application.submit_voucher import submit_vouchers
+from service.application.verdicts import Submission
 from service.domain import events as e
 from service.domain.log import GENESIS_HASH, chain, decode
 from service.domain.pricing import UnitsCharge

@@ -219,6 +219,26 @@ direct_payments = sa.Table(
     sa.Index("direct_payments_listing", "seller_id", "accepted_at", "signature"),
 )
 
+grants = sa.Table(
+    "grants",
+    metadata,
+    sa.Column("grant_id", sa.Text, primary_key=True),
+    sa.Column("stream_id", sa.Text, nullable=False, unique=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("registered_at", sa.BigInteger, nullable=False),
+    sa.Index("grants_listing", "owner", "registered_at", "grant_id"),
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("seller_id", sa.Text, primary_key=True),
+    sa.Column("channel_id", sa.Text, primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Index("leases_ended", "expires_at"),
+)
+
 claims = sa.Table(
     "claims",
     metadata,
@@ -288,6 +308,7 @@ LOOKUPS: dict[str, sa.Table] = {
         attempts,
         payments,
         direct_payments,
+        grants,
         sellers,
         seller_keys,
     )
