@@ -26,7 +26,7 @@ demo: $(VENV)/.runtime ## play a whole session on this machine (DEMO_EXIT=1 stop
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev ## the test suite, within ten minutes on two cores
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not campaign"
+	$(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder -m "not campaign"
 
 check: $(VENV)/.dev ## lint, types, layers, migrations: under a minute
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -44,6 +44,9 @@ campaign-races: $(VENV)/.dev ## 5,000 races of close against voucher, sellers' a
 	$(BIN)/python -m pytest -s -m campaign tests/fault/test_two_processes.py \
 	  tests/fault/test_buyer_races.py --timeout 7200
 
+campaign-grants: $(VENV)/.dev ## vouchers race for the last of a grant over two processes, round after round
+	$(BIN)/python -m pytest -s -m campaign tests/fault/test_grant_races.py --timeout 7200
+
 campaign-cuts: $(VENV)/.dev ## a connection cut at every byte of an append
 	$(BIN)/python -m pytest -s -m campaign tests/fault/test_group_commit_faults.py --timeout 7200
 
@@ -54,8 +57,9 @@ campaign-restarts: $(VENV)/.dev ## buyers' routes across restarts, kills, long w
 	$(BIN)/python -m pytest -s -m campaign tests/e2e/test_mpp_sessions.py tests/e2e/test_mpp_charge.py \
 	  tests/e2e/test_mpp_restart_sdk.py tests/e2e/test_watcher_routes.py --timeout 7200
 
-campaign-crashes: $(VENV)/.dev ## a crash at every call of a one-shot payment, on the real programs
-	$(BIN)/python -m pytest -s -m campaign tests/fault/test_payment_crashes.py --timeout 7200
+campaign-crashes: $(VENV)/.dev ## a crash at every call of a settlement or payment, on the real programs, and at pairs of calls
+	$(BIN)/python -m pytest -s -m campaign tests/fault/test_settlement_crashes.py \
+	  tests/fault/test_payment_crashes.py --timeout 7200
 
 fuzz: $(VENV)/.dev ## a long run of generated requests against the published OpenAPI document
 	$(BIN)/python -m pytest -s -m campaign tests/e2e/test_openapi_fuzz.py --timeout 7200
@@ -72,4 +76,4 @@ lock: $(VENV)/.dev ## remake the lock files from pyproject.toml (names, versions
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-emit-package session-ledger-client --no-annotate --group build --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
 
-.PHONY: help setup demo test check bench campaign-kills campaign-races campaign-cuts campaign-restarts campaign-crashes campaign-rpc fuzz docs format lock
+.PHONY: help setup demo test check bench campaign-kills campaign-races campaign-grants campaign-cuts campaign-restarts campaign-crashes campaign-rpc fuzz docs format lock

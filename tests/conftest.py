@@ -37,6 +37,11 @@ for _name in list(os.environ):
         del os.environ[_name]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Properties first: they take a processor while the end-to-end tests wait for the chain."""
+    items.sort(key=lambda item: item.path.parent.name != "property")
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresAddress]:
     """A server of this test process's own. Nothing survives it, so it need not sync."""

@@ -14,7 +14,7 @@ from running import PRICE, USDC, Buyer, Caller, Seller, Service, path_of, settle
 from solders.keypair import Keypair
 
 OPEN = {"/healthz", "/readyz", "/metrics"}
-BUYERS = ("/mpp/", "/api/sessions/", "/x402/")
+BUYERS = ("/mpp/", "/api/sessions/", "/x402/", "/v1/grants")
 PROVEN = "/api/sessions/onboard"
 """Buyers' routes that a wallet's own proof opens; the others of them are open."""
 METHODS = ("get", "post", "delete", "put", "patch")
@@ -32,6 +32,10 @@ BY_SIGNATURE = {
     "POST /v1/payments/{signature}/delivery-failed": {"resource": "https://shop.example/a"},
 }
 """The same for direct payments, with a body."""
+BY_LEASE = {"POST /v1/sessions/{channel_id}/lease", "DELETE /v1/sessions/{channel_id}/lease"}
+"""Any channel id may be leased, known or not: each seller has leases of its own."""
+BY_GRANT = {"GET /v1/grants/{grant_id}", "POST /v1/grants/{grant_id}/revoke"}
+"""A grant's id is in its vouchers, for its sellers to read; its owner's signature revokes it."""
 _REQUEST_ID = re.compile(r"req_[0-9a-f]{16}")
 
 
@@ -63,7 +67,7 @@ def test_every_route_that_names_an_id_is_known_here(service: Service) -> None:
         for method, path in operations(service)
         if "{" in path and not path.startswith("/v1/sellers/")
     }
-    assert named == BY_ID | BY_SIGNATURE.keys()
+    assert named == BY_ID | BY_SIGNATURE.keys() | BY_LEASE | BY_GRANT
 
 
 async def test_another_sellers_id_answers_as_an_unknown_one(
@@ -114,6 +118,17 @@ def test_another_sellers_payment_answers_as_an_unknown_one(
     found = owner.get(f"/v1/payments/{signature}").json()
     assert (found["deliveriesFailed"], found["redeliveryOwed"]) == (0, False)
     assert seller.get("/v1/payments").json()["payments"] == []
+
+
+def test_another_sellers_lease_of_the_same_channel_id_is_another_lease(
+    owner: Seller, seller: Seller
+) -> None:
+    path = path_of("secret channel") + "/lease"
+    for caller, holder in ((owner, "a" * 32), (seller, "b" * 32)):
+        assert caller.post(path, json={"holder": holder, "ttlSeconds": 30}).status_code == 200
+    assert seller.send("DELETE", path, params={"holder": "a" * 32}).status_code == 204
+    taken = owner.post(path, json={"holder": "c" * 32, "ttlSeconds": 30})
+    assert (taken.status_code, taken.json()["code"]) == (409, "lease_held")
 
 
 def test_listings_show_the_callers_own_things_only(owner: Seller, seller: Seller) -> None:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from grant_rig import granted
 from nacl.signing import VerifyKey
 from running import CONTEXT, PRICE, USDC, Buyer, Seller, Service, fresh, path_of, problem_of, until
 
@@ -15,14 +16,14 @@ from session_ledger.voucher import message_bytes
 
 def test_a_registered_channel_keeps_its_terms(seller: Seller, buyer: Buyer) -> None:
     limits = {"maxIncrement": "30000", "maxCumulative": "60000", "maxVouchers": 3}
-    terms = {"limits": limits, "validUntil": 4_102_444_800, "grantId": "g"}
+    terms = {"limits": limits, "validUntil": 4_102_444_800, "grantId": granted(buyer)}
     answer = seller.open(buyer, "c", deposit="50000", **terms)
     assert answer.status_code == 201
     opened = answer.json()
     assert set(opened) == CONTEXT
     assert opened == seller.session("c")
     assert (opened["deposit"], opened["remaining"]) == ("50000", "50000")
-    assert (opened["sessionPubkey"], opened["grantId"]) == (buyer.signer, "g")
+    assert (opened["sessionPubkey"], opened["grantId"]) == (buyer.signer, terms["grantId"])
     assert (opened["limits"], opened["validUntil"]) == (limits, "2100-01-01T00:00:00.000Z")
     assert (opened["voucherCount"], opened["lastSequence"], opened["position"]) == (0, None, 1)
     again = seller.open(buyer, "c", deposit="50000", **terms)

@@ -263,6 +263,9 @@ async def crash_everywhere(world: World, when: When) -> int:
         return at - 1
 
 
+@pytest.mark.parametrize(
+    "world", ["fake", pytest.param("local", marks=pytest.mark.campaign)], indirect=True
+)
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_crash_at_every_call_pays_once(world: World, when: When) -> None:
     points = await crash_everywhere(world, when)
@@ -270,6 +273,7 @@ async def test_a_crash_at_every_call_pays_once(world: World, when: When) -> None
     assert points > 30
 
 
+@pytest.mark.campaign
 async def test_a_crash_at_every_pair_of_calls_pays_once() -> None:
     """The restarted process dies as well, a few calls later."""
 

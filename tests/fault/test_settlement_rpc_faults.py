@@ -284,6 +284,7 @@ async def test_a_single_fault_never_pays_twice_and_ends(kind: str) -> None:
     assert await campaign([(kind,)], SINGLE_RUNS) == []
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("first", FAULTS[:-1])
 async def test_pairs_of_faults_never_pay_twice_and_end(first: str) -> None:
     later = FAULTS[FAULTS.index(first) + 1 :]
