@@ -137,6 +137,6 @@ def test_text_that_the_database_cannot_hold_in_json_breaks_nothing(ledger: Servi
     seller, buyer = ledger.seller(), ledger.buyer()
     refused = seller.open(buyer, "c", grantId="a\x00b")
     assert (refused.status_code, refused.json()["code"]) == (404, "grant_not_found")
-    assert seller.verify(buyer.pay(seller, "c", PRICE, 1, meter="a\x00b"))["valid"]
+    assert seller.verify(buyer.pay(seller, "c", PRICE, 1, note="a\x00b"))["valid"]
     assert exposure(seller)["totals"]["unsettled"] == str(PRICE)
     assert ledger.admin.get("/v1/exposure").status_code == 200
