@@ -25,7 +25,7 @@ setup: $(VENV)/.dev ## create .venv with run-time and development dependencies
 demo: $(VENV)/.runtime ## play a whole session on this machine (DEMO_EXIT=1 stops afterwards)
 	@$(BIN)/python examples/demo.py
 
-test: $(VENV)/.dev ## the test suite, within ten minutes on two cores
+test: $(VENV)/.dev ## the test suite; ten minutes on two cores is the aim
 	$(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder -m "not campaign"
 
 check: $(VENV)/.dev ## lint, types, layers, migrations: under a minute
