@@ -2,8 +2,6 @@
 
 import base64
 import json
-import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,22 +11,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import pytest
+from javascript import install, with_packages
 from running import PRICE, Buyer, Seller, Service, seed, until
 
 HOME: Final = Path(__file__).parents[1] / "x402"
 PYTHON: Final = HOME / "python"
 NODE: Final = HOME / "node"
-INSTALL_SECONDS: Final = 240
 ANSWER_SECONDS: Final = 100
 """The published servers give a facilitator 90 seconds."""
 CAIP2: Final = "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"
 V1_NAME: Final = "solana-devnet"
 MEMO: Final = "order 4711 \u00e9\u20ac"
-_NO_NETWORK: Final = re.compile(
-    "ENOTFOUND|EAI_AGAIN|ECONN|ETIMEDOUT|ENETUNREACH|EHOSTUNREACH|NameResolutionError"
-    "|NewConnectionError|ConnectTimeout|ProxyError"
-)
+WHAT: Final = "PUBLISHED X402"
 
 
 def python() -> list[str]:
@@ -36,7 +30,8 @@ def python() -> list[str]:
     folder = PYTHON / ".venv"
     interpreter = str(folder / "bin" / "python")
     pip = [interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _install(
+    install(
+        WHAT,
         PYTHON / "requirements.lock",
         folder,
         [sys.executable, "-m", "venv", "--clear", str(folder)],
@@ -47,35 +42,7 @@ def python() -> list[str]:
 
 def node() -> list[str]:
     """The node command, with the locked npm packages installed once."""
-    command, npm = shutil.which("node"), shutil.which("npm")
-    if command is None or npm is None:
-        pytest.skip("PUBLISHED X402 NOT RUN: node and npm are needed for the @x402 packages")
-    npm_ci = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=1"]
-    _install(NODE / "package-lock.json", NODE / "node_modules", npm_ci)
-    return [command]
-
-
-def _install(lock: Path, folder: Path, *commands: list[str]) -> None:
-    """Run the commands beside the lock file, unless the folder was made from this very file."""
-    installed = folder / ".installed-lock"
-    if installed.exists() and installed.read_bytes() == lock.read_bytes():
-        return
-    for command in commands:
-        done = subprocess.run(
-            command,
-            cwd=lock.parent,
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_SECONDS,
-        )
-        if done.returncode != 0 and _NO_NETWORK.search(done.stdout + done.stderr):
-            pytest.skip(
-                f"PUBLISHED X402 NOT RUN: the packages of {lock.name} are missing;"
-                " run this test once where the package registry can be reached"
-            )
-        assert done.returncode == 0, done.stderr[-2000:]
-    shutil.copyfile(lock, installed)
+    return [with_packages(WHAT, NODE)]
 
 
 @dataclass

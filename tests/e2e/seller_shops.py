@@ -2,8 +2,6 @@
 
 import json
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,13 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import pytest
+from javascript import with_packages
 from running import Buyer, Seller
 
 EXAMPLES: Final = Path(__file__).parents[2] / "examples"
 EXPRESS: Final = EXAMPLES / "express"
 START_SECONDS: Final = 60
-_NO_NETWORK: Final = re.compile("ENOTFOUND|EAI_AGAIN|ECONN|ETIMEDOUT|ENETUNREACH|EHOSTUNREACH")
 _UVICORN: Final = """
 import sys, uvicorn
 from fastapi_seller import app
@@ -79,19 +76,7 @@ def fastapi_shop(seller: Seller, **environment: str) -> Iterator[Shop]:
 @contextmanager
 def express_shop(seller: Seller, **environment: str) -> Iterator[Shop]:
     """`examples/express`, its locked packages installed once."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        pytest.skip("EXPRESS EXAMPLE NOT RUN: node and npm are needed")
-    lock, installed = EXPRESS / "package-lock.json", EXPRESS / "node_modules" / ".installed-lock"
-    if not installed.exists() or installed.read_bytes() != lock.read_bytes():
-        command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=1"]
-        done = subprocess.run(
-            command, cwd=EXPRESS, check=False, capture_output=True, text=True, timeout=240
-        )
-        if done.returncode != 0 and _NO_NETWORK.search(done.stdout + done.stderr):
-            pytest.skip("EXPRESS EXAMPLE NOT RUN: its packages are missing and cannot be fetched")
-        assert done.returncode == 0, done.stderr[-2000:]
-        shutil.copyfile(lock, installed)
+    node = with_packages("EXPRESS EXAMPLE", EXPRESS)
     with _shop([node, "server.mjs"], EXPRESS, seller, PORT="0", **environment) as shop:
         yield shop
 

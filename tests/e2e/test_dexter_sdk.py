@@ -7,12 +7,12 @@ Without it `test_mpp_sessions_sdk.py` still plays the same calls with a client o
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import javascript
 import pytest
 from running import PRICE, USDC, Buyer, Service, running, seed
 
@@ -25,10 +25,9 @@ pytestmark = [pytest.mark.node, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def node() -> str:
-    command = shutil.which("node")
-    if command is None or not os.environ.get("DEXTER_MPP"):
+    if not os.environ.get("DEXTER_MPP"):
         pytest.skip("REFERENCE SDK NOT RUN: set DEXTER_MPP to the built @dexterai/mpp package")
-    return command
+    return javascript.node("REFERENCE SDK")
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,17 @@
 """The local chain as JavaScript programs see it, through @solana/kit."""
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from chain_fixtures import settings
+from javascript import with_packages
 
 from service.local.chain import USDC_DEVNET_MINT, LocalChain
 
 NODE_DIR = Path(__file__).parents[1] / "node"
-LOCK = NODE_DIR / "package-lock.json"
-INSTALLED = NODE_DIR / "node_modules" / ".installed-lock.json"
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(300)]
 
@@ -21,19 +19,7 @@ pytestmark = [pytest.mark.node, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module")
 def node() -> str:
     """The node command, with the locked packages installed once."""
-    command, npm = shutil.which("node"), shutil.which("npm")
-    if command is None or npm is None:
-        pytest.skip("NODE TESTS NOT RUN: node and npm are needed to try the chain with @solana/kit")
-    if not INSTALLED.exists() or INSTALLED.read_bytes() != LOCK.read_bytes():
-        subprocess.run(
-            [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"],
-            cwd=NODE_DIR,
-            check=True,
-            capture_output=True,
-            timeout=240,
-        )
-        shutil.copyfile(LOCK, INSTALLED)
-    return command
+    return with_packages("LOCAL CHAIN WITH @solana/kit", NODE_DIR)
 
 
 @pytest.fixture(scope="module")
@@ -70,4 +56,4 @@ def test_kit_builds_simulates_confirms_and_reads_a_delegated_payment(
 
 
 def test_the_lock_file_names_no_registry() -> None:
-    assert "resolved" not in LOCK.read_text()
+    assert "resolved" not in (NODE_DIR / "package-lock.json").read_text()

@@ -3,12 +3,12 @@
 import base64
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import javascript
 import pytest
 import rfc8785
 from hypothesis import assume, given, settings
@@ -62,10 +62,11 @@ Node = Callable[[str, str], dict[str, str]]
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
     """Asks one long-lived node process `(question, text)`."""
-    if (command := shutil.which("node")) is None:
-        pytest.skip("node is not installed: the wire formats are not compared with JavaScript")
     with subprocess.Popen(
-        [command, "-e", NODE_PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [javascript.node("WIRE FORMATS AGAINST JAVASCRIPT"), "-e", NODE_PROGRAM],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         asked, answered = process.stdin, process.stdout
         assert asked is not None
