@@ -1,8 +1,9 @@
 """Calls of the ledger's REST API as values, and how an answer is read. Nothing is sent here."""
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Final
+from typing import Final, TypeVar
 
 from session_ledger.json_text import JsonTextError, JsonValue, parse
 from session_ledger.seller.errors import LedgerRefused, LedgerUnavailable
@@ -27,6 +28,12 @@ class Call:
     params: dict[str, str] = field(default_factory=dict[str, str])
     content: bytes | None = None
     headers: dict[str, str] = field(default_factory=dict[str, str])
+
+
+T = TypeVar("T")
+Asking = Generator[Call, dict[str, JsonValue], T]
+"""Steps that give calls, are sent their answers or what went wrong, and return a result: written
+once, carried out with `await` or without."""
 
 
 def json_call(

@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 import httpx
 
 from session_ledger.json_text import JsonValue
-from session_ledger.seller.calls import json_call
+from session_ledger.seller.calls import Asking, json_call
 from session_ledger.seller.errors import LedgerRefused, SellerSetupError
 from session_ledger.seller.memory import Unserved
 from session_ledger.seller.terms import (
@@ -100,6 +100,42 @@ class _Seller(ABC, Generic[Transport]):
             challenge["serverNonce"] = body["serverNonce"]
         return challenge
 
+    def _checking(self) -> Asking[None]:
+        try:
+            self._compare((yield challenge_call(nonce=False)))
+        except LedgerRefused as error:
+            raise SellerSetupError(str(error)) from None
+
+    def _challenging(self, price: int | None) -> Asking[dict[str, JsonValue]]:
+        nonce = (yield challenge_call(nonce=True)) if self._require_nonce else {}
+        return self._challenge(price, nonce)
+
+    def _verifying(
+        self, voucher: SignedVoucher, charge: Mapping[str, JsonValue] | None, usage: Any
+    ) -> Asking[Verdict]:
+        content = self._question(voucher, charge, usage)
+        digest = digest_of(content)
+        if (owed := self._unserved.owed(digest)) is not None:
+            return owed
+        with self._unserved.asking(digest) as key:
+            return Verdict.of((yield verify_call(content, key)), digest)
+
+    def _reading(self, channel_id: str) -> Asking[dict[str, JsonValue] | None]:
+        path = session_path(channel_id)
+        if path is None:
+            return None
+        try:
+            return (yield json_call("GET", path))
+        except LedgerRefused as error:
+            if error.code == _NOT_FOUND:
+                return None
+            raise
+
+    def _removing(self, channel_id: str) -> Asking[None]:
+        path = session_path(channel_id)
+        if path is not None:
+            yield json_call("DELETE", path)
+
     def _compare(self, body: Mapping[str, JsonValue]) -> None:
         for name in ("recipient", "network"):
             ours, theirs = self.terms.challenge().to_json()[name], body.get(name)
@@ -148,10 +184,7 @@ class SessionServer(_Seller[httpx.AsyncBaseTransport]):
             SellerSetupError: it does not, or the api_key opens nothing.
             LedgerUnavailable: it gave no answer.
         """
-        try:
-            self._compare(await self._ledger.ask(challenge_call(nonce=False)))
-        except LedgerRefused as error:
-            raise SellerSetupError(str(error)) from None
+        await self._ledger.carry_out(self._checking())
 
     async def get_challenge(self, price: int | None = None) -> dict[str, JsonValue]:
         """What to answer 402 with; `price` is that of a route which has its own.
@@ -159,8 +192,7 @@ class SessionServer(_Seller[httpx.AsyncBaseTransport]):
         Raises:
             LedgerUnavailable: a nonce is required and the ledger gave none.
         """
-        nonce = await self._ledger.ask(challenge_call(nonce=True)) if self._require_nonce else {}
-        return self._challenge(price, nonce)
+        return await self._ledger.carry_out(self._challenging(price))
 
     async def verify_voucher(
         self,
@@ -180,12 +212,7 @@ class SessionServer(_Seller[httpx.AsyncBaseTransport]):
                 again, the ledger is asked under the same key, so nothing is lost or paid twice.
             LedgerRefused: the charge or the api_key is wrong.
         """
-        content = self._question(voucher, charge, usage)
-        digest = digest_of(content)
-        if (owed := self._unserved.owed(digest)) is not None:
-            return owed
-        with self._unserved.asking(digest) as key:
-            return Verdict.of(await self._ledger.ask(verify_call(content, key)), digest)
+        return await self._ledger.carry_out(self._verifying(voucher, charge, usage))
 
     async def get_session_context(self, channel_id: str) -> dict[str, JsonValue] | None:
         """The session as the ledger has it; `None` for a channel that it does not know.
@@ -193,15 +220,7 @@ class SessionServer(_Seller[httpx.AsyncBaseTransport]):
         Raises:
             LedgerUnavailable, LedgerRefused: the ledger did not say.
         """
-        path = session_path(channel_id)
-        if path is None:
-            return None
-        try:
-            return await self._ledger.ask(json_call("GET", path))
-        except LedgerRefused as error:
-            if error.code == _NOT_FOUND:
-                return None
-            raise
+        return await self._ledger.carry_out(self._reading(channel_id))
 
     async def remove_session(self, channel_id: str) -> None:
         """Forget a session. The ledger's log keeps it, and its old vouchers stay refused.
@@ -209,9 +228,7 @@ class SessionServer(_Seller[httpx.AsyncBaseTransport]):
         Raises:
             LedgerUnavailable, LedgerRefused: the ledger did not do it.
         """
-        path = session_path(channel_id)
-        if path is not None:
-            await self._ledger.ask(json_call("DELETE", path))
+        await self._ledger.carry_out(self._removing(channel_id))
 
     async def lease(self, channel_id: str, holder: str, seconds: int) -> bool:
         """Take or renew the channel's lease for `holder`; False while another one holds it.
@@ -266,25 +283,12 @@ class SyncSessionServer(_Seller[httpx.BaseTransport]):
         self._ledger.close()
 
     def check(self) -> None:
-        """Ask the ledger whether it knows this seller by the same recipient and network.
-
-        Raises:
-            SellerSetupError: it does not, or the api_key opens nothing.
-            LedgerUnavailable: it gave no answer.
-        """
-        try:
-            self._compare(self._ledger.ask(challenge_call(nonce=False)))
-        except LedgerRefused as error:
-            raise SellerSetupError(str(error)) from None
+        """See `SessionServer.check`."""
+        self._ledger.carry_out(self._checking())
 
     def get_challenge(self, price: int | None = None) -> dict[str, JsonValue]:
-        """What to answer 402 with; `price` is that of a route which has its own.
-
-        Raises:
-            LedgerUnavailable: a nonce is required and the ledger gave none.
-        """
-        nonce = self._ledger.ask(challenge_call(nonce=True)) if self._require_nonce else {}
-        return self._challenge(price, nonce)
+        """See `SessionServer.get_challenge`."""
+        return self._ledger.carry_out(self._challenging(price))
 
     def verify_voucher(
         self,
@@ -293,46 +297,13 @@ class SyncSessionServer(_Seller[httpx.BaseTransport]):
         charge: Mapping[str, JsonValue] | None = None,
         usage: Any = None,
     ) -> Verdict:
-        """The ledger's verdict. Serve only when it is `valid`; it is durable by then.
-
-        The request costs `charge` (`{"units": "3"}`, `{"amount": "25000"}` or
-        `{"meter": "tokens", "usage": "1200"}`), or what the meter says of `usage`, or one price.
-
-        Raises:
-            InvalidVoucher: what came is not JSON; answer 400.
-            LedgerUnavailable: nothing is known; answer 503. When the buyer sends the same voucher
-                again, the ledger is asked under the same key, so nothing is lost or paid twice.
-            LedgerRefused: the charge or the api_key is wrong.
-        """
-        content = self._question(voucher, charge, usage)
-        digest = digest_of(content)
-        if (owed := self._unserved.owed(digest)) is not None:
-            return owed
-        with self._unserved.asking(digest) as key:
-            return Verdict.of(self._ledger.ask(verify_call(content, key)), digest)
+        """See `SessionServer.verify_voucher`."""
+        return self._ledger.carry_out(self._verifying(voucher, charge, usage))
 
     def get_session_context(self, channel_id: str) -> dict[str, JsonValue] | None:
-        """The session as the ledger has it; `None` for a channel that it does not know.
-
-        Raises:
-            LedgerUnavailable, LedgerRefused: the ledger did not say.
-        """
-        path = session_path(channel_id)
-        if path is None:
-            return None
-        try:
-            return self._ledger.ask(json_call("GET", path))
-        except LedgerRefused as error:
-            if error.code == _NOT_FOUND:
-                return None
-            raise
+        """See `SessionServer.get_session_context`."""
+        return self._ledger.carry_out(self._reading(channel_id))
 
     def remove_session(self, channel_id: str) -> None:
-        """Forget a session. The ledger's log keeps it, and its old vouchers stay refused.
-
-        Raises:
-            LedgerUnavailable, LedgerRefused: the ledger did not do it.
-        """
-        path = session_path(channel_id)
-        if path is not None:
-            self._ledger.ask(json_call("DELETE", path))
+        """See `SessionServer.remove_session`."""
+        self._ledger.carry_out(self._removing(channel_id))

@@ -4,13 +4,15 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
 
 from session_ledger.json_text import JsonValue
-from session_ledger.seller.calls import AWAY, Call, read_answer, worth_repeating
-from session_ledger.seller.errors import LedgerUnavailable
+from session_ledger.seller.calls import AWAY, Asking, Call, read_answer, worth_repeating
+from session_ledger.seller.errors import LedgerRefused, LedgerUnavailable
+
+T = TypeVar("T")
 
 CONNECTIONS_MAX: Final = 100
 CONNECT_SECONDS: Final = 2.0
@@ -76,6 +78,22 @@ class AsyncLedger:
         for client in self._all:
             await client.aclose()
 
+    async def carry_out(self, asking: Asking[T]) -> T:
+        """What the steps come to, their calls sent in turn; raises what they raise."""
+        try:
+            call = next(asking)
+            while True:
+                try:
+                    answer = await self.ask(call)
+                except (LedgerRefused, LedgerUnavailable) as error:
+                    call = asking.throw(error)
+                else:
+                    call = asking.send(answer)
+        except StopIteration as end:
+            return end.value
+        finally:
+            asking.close()  # a caller that was cancelled leaves them in the middle
+
     async def ask(self, call: Call) -> dict[str, JsonValue]:
         """The ledger's answer.
 
@@ -137,6 +155,22 @@ class SyncLedger:
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
+
+    def carry_out(self, asking: Asking[T]) -> T:
+        """What the steps come to, their calls sent in turn; raises what they raise."""
+        try:
+            call = next(asking)
+            while True:
+                try:
+                    answer = self.ask(call)
+                except (LedgerRefused, LedgerUnavailable) as error:
+                    call = asking.throw(error)
+                else:
+                    call = asking.send(answer)
+        except StopIteration as end:
+            return end.value
+        finally:
+            asking.close()  # a caller that was cancelled leaves them in the middle
 
     def ask(self, call: Call) -> dict[str, JsonValue]:
         """The ledger's answer.
