@@ -1,20 +1,30 @@
-"""A migrated database for each test, and a way past the service into it."""
+"""A service of two processes, a migrated database for each test, and a way past the service."""
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from kill_harness import Serve
 from ledger_checker import connect
 
-from service import migrations
+from tests.memory import temporary
+
+
+@pytest.fixture(scope="session")
+def serve() -> Iterator[Serve]:
+    """One listening socket, two server processes behind it, shared by the races."""
+    with temporary() as directory:
+        service = Serve(Path(directory), "--workers", "2", SETTLEMENT_POLL_SECONDS="0.2")
+        service.start()
+        yield service
+        service.stop()
 
 
 @pytest.fixture
-async def url(empty_database_url: str) -> str:
+def url(ledger_url: str) -> str:
     """The address of a migrated database, as SQLAlchemy reads it."""
-    await asyncio.to_thread(migrations.upgrade, empty_database_url)
-    return empty_database_url
+    return ledger_url
 
 
 @pytest.fixture

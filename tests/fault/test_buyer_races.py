@@ -11,7 +11,6 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -35,17 +34,6 @@ RIVALS = 3
 DEPOSIT = PRICE * (1 + RIVALS)
 REFUSALS = ("amount_not_monotonic", "channel_already_closed")
 """What a rival may be told instead of a signature."""
-
-
-@pytest.fixture(scope="module")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """One listening socket, two processes behind it."""
-    service = Serve(
-        tmp_path_factory.mktemp("serve"), "--workers", "2", SETTLEMENT_POLL_SECONDS="0.2"
-    )
-    service.start()
-    yield service
-    service.stop()
 
 
 async def test_a_voucher_signed_here_that_races_a_close_is_refused_or_settled(

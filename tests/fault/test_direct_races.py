@@ -2,11 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import pytest
 from direct_rig import ata, give, header_of, land, transfer
 from kill_harness import Serve
 from ledger_checker import connect
@@ -19,15 +17,6 @@ ROUNDS_MAX = 8
 PRICE = 1
 ROUTES = ("https://shop.example/a", "https://shop.example/b")
 PROCESSED = "Payment already processed"
-
-
-@pytest.fixture(scope="module")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """One listening socket, two processes behind it."""
-    service = Serve(tmp_path_factory.mktemp("serve"), "--workers", "2")
-    service.start()
-    yield service
-    service.stop()
 
 
 def call_of(serve: Serve) -> Any:

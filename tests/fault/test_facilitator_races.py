@@ -8,11 +8,9 @@ import asyncio
 import base64
 import json
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import pytest
 from charge_rig import ata, memo, pay, wire
 from kill_clients import Connection
 from kill_harness import Serve
@@ -29,17 +27,6 @@ RIVALS = 24
 PAYMENTS = 6
 PRICE = 10_000
 NETWORK = NETWORKS["localnet"]
-
-
-@pytest.fixture(scope="module")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """One listening socket, two processes behind it."""
-    service = Serve(
-        tmp_path_factory.mktemp("serve"), "--workers", "2", SETTLEMENT_POLL_SECONDS="0.2"
-    )
-    service.start()
-    yield service
-    service.stop()
 
 
 async def test_of_many_settles_over_two_processes_one_pays_and_one_is_told(serve: Serve) -> None:

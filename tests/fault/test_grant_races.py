@@ -47,15 +47,6 @@ LIMITS: dict[str, dict[str, Any]] = {
 """What is tight about each grant; beyond this, a payment may be 10 and all of them 100,000."""
 
 
-@pytest.fixture(scope="module")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """One listening socket, two processes behind it."""
-    service = Serve(tmp_path_factory.mktemp("serve"), "--workers", "2")
-    service.start()
-    yield service
-    service.stop()
-
-
 async def test_no_limit_of_a_grant_is_ever_passed_whoever_uses_it_at_once(serve: Serve) -> None:
     await _play(serve, requests=600)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kill_harness import Clients, Killer, KillName, Serve, clients_at_work
+from kill_harness import READY_SECONDS, Clients, Killer, KillName, Serve, clients_at_work
 from ledger_checker import (
     Ack,
     Report,
@@ -81,6 +81,7 @@ async def _campaign(
     return killer, clients, report
 
 
+@pytest.mark.timeout(9 * READY_SECONDS)  # every recovery has a deadline of its own
 async def test_no_acknowledged_voucher_is_lost_or_doubled_by_kills(
     serve: Serve, tmp_path: Path
 ) -> None:

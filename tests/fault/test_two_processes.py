@@ -7,7 +7,6 @@ import asyncio
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,17 +35,6 @@ RIVALS = 3
 PAYER = address_of("the races' payer")
 DEALS_MAX = 8
 """Times that the writers connect anew until both processes had work."""
-
-
-@pytest.fixture(scope="module")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """One listening socket, two processes behind it."""
-    service = Serve(
-        tmp_path_factory.mktemp("serve"), "--workers", "2", SETTLEMENT_POLL_SECONDS="0.2"
-    )
-    service.start()
-    yield service
-    service.stop()
 
 
 async def test_writers_of_the_same_channels_get_one_linear_history(

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import asyncpg
 import pytest
@@ -29,6 +28,7 @@ from service.local.postgres import (
     server,
 )
 from service.local.postgres.directory import ServerDirectory
+from tests.memory import temporary
 
 UNSYNCED = {"fsync": "off"}
 BUSY = "DO $$ BEGIN WHILE clock_timestamp() < now() + interval '60 s' LOOP END LOOP; END $$"
@@ -37,7 +37,7 @@ BUSY = "DO $$ BEGIN WHILE clock_timestamp() < now() + interval '60 s' LOOP END L
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
     """Below a directory that only we may enter."""
-    with TemporaryDirectory(prefix="session-ledger-") as directory:
+    with temporary() as directory:
         assert stat.S_IMODE(Path(directory).stat().st_mode) == 0o700
         yield Path(directory) / "data"
 
