@@ -54,7 +54,8 @@ campaign-rpc: $(VENV)/.dev ## every fault of the RPC provider, ten times the see
 	FAULT_SEEDS=10 $(BIN)/python -m pytest -s tests/fault/test_settlement_rpc_faults.py --timeout 7200
 
 campaign-restarts: $(VENV)/.dev ## buyers' routes across restarts, kills, long waits and rotated secrets
-	$(BIN)/python -m pytest -s -m campaign tests/e2e/test_mpp_sessions.py tests/e2e/test_mpp_charge.py \
+	$(BIN)/python -m pytest -s -m campaign tests/e2e/test_mpp_sessions.py tests/e2e/test_mpp_session_keys.py \
+	  tests/e2e/test_mpp_charge.py tests/e2e/test_mpp_charge_records.py \
 	  tests/e2e/test_mpp_restart_sdk.py tests/e2e/test_watcher_routes.py --timeout 7200
 
 campaign-crashes: $(VENV)/.dev ## a crash at every call of a settlement or payment, on the real programs, and at pairs of calls

@@ -1,4 +1,7 @@
-"""Scheme `exact` of x402 as a resource server and its buyer play it, v1 and v2, honest and not."""
+"""Scheme `exact` of x402 as a resource server and its buyer play it, v1 and v2, honest and not.
+
+Test modules import `shop_fixture` to have the fixture.
+"""
 
 import base64
 from collections.abc import Sequence
@@ -7,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import pytest
 from charge_rig import ata, memo, pay, wire
 from running import PRICE, USDC, Buyer, Seller, Service
 from solders.compute_budget import set_compute_unit_limit, set_compute_unit_price
@@ -15,6 +19,8 @@ from solders.keypair import Keypair
 
 from session_ledger.challenge import NETWORKS
 from session_ledger.x402.networks import caip2, v1_name
+
+PAYLOAD = "invalid_exact_svm_payload"
 
 
 def exact(transfer: Instruction, text: bytes) -> list[Instruction]:
@@ -148,3 +154,8 @@ class Shop:
         )
         assert self.service.chain.balance(self.wallet) == before
         return said["invalidReason"], said["invalidMessage"]
+
+
+@pytest.fixture(name="shop")
+def shop_fixture(service: Service) -> Shop:
+    return Shop.of(service)

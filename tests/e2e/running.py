@@ -1,36 +1,29 @@
 """The whole service as a child process, and the sellers, buyers and chain that tests play with."""
 
-import base64
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from urllib.parse import quote
 
 import asyncpg
 import httpx
 from nacl.signing import SigningKey
-from solders.hash import Hash
-from solders.instruction import Instruction
 from solders.keypair import Keypair
-from solders.message import MessageV0
 from solders.pubkey import Pubkey
-from solders.transaction import VersionedTransaction
 from spl.token.constants import TOKEN_PROGRAM_ID
 from spl.token.instructions import (
     approve_checked,
-    create_idempotent_associated_token_account,
     get_associated_token_address,
     revoke,
 )
@@ -39,13 +32,12 @@ from spl.token.models import ApproveCheckedParams, RevokeParams
 from session_ledger.encoding import base58_encode
 from session_ledger.voucher import sign_voucher
 from tests.e2e import documented
-
-T = TypeVar("T")
+from tests.e2e.chain_client import Chain
+from tests.e2e.waiting import until
 
 PRICE: Final = 10_000
 USDC: Final = 1_000_000
 START_SECONDS: Final = 60
-DEADLINE_SECONDS: Final = 30
 CONTEXT: Final = {
     "channelId", "state", "sessionPubkey", "cumulativeAmount", "voucherCount", "lastSequence",
     "payer", "recipient", "network", "deposit", "remaining", "funding", "position", "openedAt",
@@ -64,17 +56,6 @@ def fresh(name: str) -> str:
 def seed(name: str) -> bytes:
     """32 bytes that follow from a name: the seed of a test key."""
     return sha256(b"e2e test " + name.encode()).digest()
-
-
-def until(holds: Callable[[], T], *, seconds: float = DEADLINE_SECONDS) -> T:
-    """What `holds` gives once it is true-ish, polled until a deadline."""
-    deadline = time.monotonic() + seconds
-    while True:
-        seen = holds()
-        if seen:
-            return seen
-        assert time.monotonic() < deadline, f"still {seen!r} after {seconds} s"
-        time.sleep(0.05)
 
 
 @dataclass
@@ -101,8 +82,8 @@ class Service:
         return Caller(self, self.facts["adminToken"])
 
     @property
-    def chain(self) -> "Chain":
-        return Chain(self)
+    def chain(self) -> Chain:
+        return Chain(self.http, self.facts)
 
     def logged(self) -> str:
         """Everything that the processes wrote to standard error so far."""
@@ -290,53 +271,6 @@ class Buyer:
         owner = self.wallet.pubkey()
         parameters = RevokeParams(program_id=TOKEN_PROGRAM_ID, account=source, owner=owner)
         chain.send(self.wallet, revoke(parameters))
-
-
-@dataclass
-class Chain:
-    """The local chain, through its JSON-RPC."""
-
-    service: Service
-
-    @property
-    def mint(self) -> Pubkey:
-        return Pubkey.from_string(self.service.facts["mint"])
-
-    def call(self, method: str, *params: Any) -> Any:
-        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
-        answer = self.service.http.post(self.service.facts["rpcUrl"], json=body).json()
-        assert "error" not in answer, answer
-        return answer["result"]
-
-    def send(self, payer: Keypair, *instructions: Instruction) -> str:
-        """Sign, send, and wait until the transaction is finalized without an error."""
-        blockhash = self.call("getLatestBlockhash")["value"]["blockhash"]
-        message = MessageV0.try_compile(
-            payer.pubkey(), list(instructions), [], Hash.from_string(blockhash)
-        )
-        raw = base64.b64encode(bytes(VersionedTransaction(message, [payer]))).decode()
-        signature: str = self.call("sendTransaction", raw, {"encoding": "base64"})
-
-        def finalized() -> bool:
-            status = self.call("getSignatureStatuses", [signature])["value"][0]
-            assert status is None or status["err"] is None, status
-            return bool(status) and status["confirmationStatus"] == "finalized"
-
-        until(finalized)
-        return signature
-
-    def receive(self, wallet: Keypair) -> None:
-        """Create the wallet's token account, so that it can be paid."""
-        self.call("requestAirdrop", str(wallet.pubkey()), 1_000_000_000)
-        owner = wallet.pubkey()
-        self.send(wallet, create_idempotent_associated_token_account(owner, owner, self.mint))
-
-    def balance(self, wallet: Keypair) -> int:
-        """Atomic USDC at finalized; a missing account holds 0."""
-        account = get_associated_token_address(wallet.pubkey(), self.mint)
-        how = {"commitment": "finalized", "encoding": "jsonParsed"}
-        value = self.call("getAccountInfo", str(account), how)["value"]
-        return int(value["data"]["parsed"]["info"]["tokenAmount"]["amount"]) if value else 0
 
 
 def path_of(channel: str) -> str:

@@ -61,7 +61,7 @@ def test_no_secret_reaches_the_log_whatever_fails(
 def test_no_proof_of_a_wallet_and_no_voucher_of_ours_reaches_the_log(
     service: Service, seller: Seller, buyer: Buyer
 ) -> None:
-    """The seeds of session keys are looked for in `test_mpp_sessions`."""
+    """The seeds of session keys are looked for in `test_mpp_session_keys`."""
     fund(buyer)
     onboarding = Onboarding.of(service, buyer)
     asked = onboarding.asked(spend_limit_atomic=str(USDC))

@@ -1,131 +1,41 @@
-"""Buyers' sessions over HTTP: the documentation's names, the keys, the closes that do not go well.
+"""Buyers' sessions over HTTP: the documentation's names, refusals, closes that do not go well.
 
 What the reference's client sees of them is in the `test_mpp_*_sdk` files.
 """
 
-import base64
 import json
 import os
-import random
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from nacl.signing import SigningKey
-from running import (
-    PRICE,
-    USDC,
-    Buyer,
-    Seller,
-    Service,
-    fresh,
-    path_of,
-    running,
-    seed,
-    serving,
-    until,
+from mpp_session_rig import (
+    CLOSE,
+    DEPOSIT,
+    ENVELOPE,
+    OPEN,
+    VOUCHER,
+    close,
+    command,
+    onboarded,
+    open_body,
+    opened,
+    pay,
+    payable,
+    proof_of,
+    refusal,
 )
+from running import PRICE, USDC, Seller, Service, fresh, path_of, seed, serving, until
 from solders.keypair import Keypair
-from solders.pubkey import Pubkey
-from typer.testing import CliRunner
 
-from service.application.session_keys import parse_secrets
-from service.cli.main import app
 from session_ledger.challenge import NETWORKS
-from session_ledger.sign_in import build
-
-DEPOSIT = USDC
-OPEN, VOUCHER, CLOSE = (f"/mpp/session/{name}" for name in ("open", "voucher", "close"))
-ENVELOPE = ("voucher", "signature", "signer", "signatureType")
-RACERS = 32
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Service]:
-    """Two processes behind one socket, whose watchers look often."""
-    with running("--workers", "2", WATCH_SECONDS="0.2") as started:
-        yield started
-
-
-def proof_of(buyer: Buyer) -> dict[str, str]:
-    key = SigningKey(bytes(buyer.wallet)[:32])
-    header = build(
-        key,
-        domain="127.0.0.1",
-        chain_id=NETWORKS["localnet"].chain_id,
-        now_millis=int(time.time() * 1_000),
-    )
-    return {"SIGN-IN-WITH-X": header}
-
-
-def onboarded(service: Service, *, approved: int = 25 * USDC) -> Buyer:
-    """A buyer that may open sessions, up to what it approved."""
-    buyer = service.buyer("mpp buyer")
-    buyer.fund(approved=approved)
-    body = {"buyer_wallet": buyer.address, "spend_limit_atomic": str(approved)}
-    answer = service.http.post("/api/sessions/onboard", json=body, headers=proof_of(buyer))
-    assert answer.json()["status"] == "ready", answer.text
-    return buyer
-
-
-def payable(service: Service) -> Seller:
-    seller = service.seller("mpp seller")
-    service.chain.receive(seller.wallet)
-    return seller
-
-
-def open_body(buyer: Buyer, recipient: str, **changes: Any) -> dict[str, Any]:
-    body = {
-        "buyer_wallet": buyer.address,
-        "buyer_swig_address": buyer.address,
-        "seller_wallet": recipient,
-        "deposit_atomic": str(DEPOSIT),
-        **changes,
-    }
-    return {name: value for name, value in body.items() if value is not ...}
-
-
-def opened(buyer: Buyer, recipient: str, **changes: Any) -> str:
-    """The channel id of a new session."""
-    answer = buyer.service.http.post(OPEN, json=open_body(buyer, recipient, **changes))
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["channel_id"])
-
-
-def pay(service: Service, channel: str, amount: int, nonce: str = "n") -> dict[str, Any]:
-    """The answer with a voucher over a total."""
-    body = {"channel_id": channel, "amount": str(amount), "serverNonce": nonce}
-    answer = service.http.post(VOUCHER, json=body)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
 
 
 def presented(seller: Seller, answer: dict[str, Any]) -> dict[str, Any]:
     return seller.verify({name: answer[name] for name in ENVELOPE})
-
-
-def close(service: Service, channel: str) -> dict[str, Any]:
-    answer = service.http.post(CLOSE, json={"channel_id": channel})
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def refusal(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The body of a refusal, in the one form that the wire has."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/json"
-    body: dict[str, Any] = answer.json()
-    assert (body["success"], body["ok"], body["error"]) == (False, False, code), body
-    assert isinstance(body["detail"], str)
-    assert body["detail"]
-    return body
 
 
 # --- the answers ----------------------------------------------------------------------------
@@ -293,21 +203,6 @@ def test_a_source_that_was_revoked_opens_nothing_and_says_what_to_do(service: Se
     assert "approve" in told["detail"]
 
 
-def test_a_session_whose_source_was_revoked_signs_nothing_more(pair: Service) -> None:
-    buyer = onboarded(pair)
-    channel = opened(buyer, str(Keypair().pubkey()))
-    pay(pair, channel, 1)
-    buyer.revoke()
-    amounts = iter(range(2, 10_000))
-
-    def refused() -> httpx.Response | None:
-        body = {"channel_id": channel, "amount": str(next(amounts)), "serverNonce": "n"}
-        answer = pair.http.post(VOUCHER, json=body)
-        return None if answer.is_success else answer
-
-    refusal(until(refused), 409, "funding_revoked")  # type: ignore[arg-type]
-
-
 # --- one channel, one settlement ------------------------------------------------------------
 
 
@@ -393,135 +288,3 @@ def test_a_close_that_takes_longer_than_the_client_waits_is_called_again(tmp_pat
         assert closed["settlement"]["amount_settled"] == str(PRICE)
         assert service.chain.balance(seller.wallet) == PRICE
         assert service.chain.balance(buyer.wallet) == 25 * USDC - PRICE
-
-
-# --- races over HTTP ------------------------------------------------------------------------
-
-
-def test_of_32_opens_at_two_processes_for_one_allowance_exactly_one_succeeds(
-    pair: Service,
-) -> None:
-    buyer = onboarded(pair, approved=DEPOSIT)
-    body = open_body(buyer, str(Keypair().pubkey()))
-
-    def race(_: int) -> httpx.Response:
-        with httpx.Client(base_url=pair.url, timeout=60) as client:
-            return client.post(OPEN, json=body)
-
-    with ThreadPoolExecutor(RACERS) as pool:
-        answers = list(pool.map(race, range(RACERS)))
-    codes = Counter(answer.json().get("error") for answer in answers)
-    assert codes == {None: 1, "insufficient_deposit": RACERS - 1}
-
-
-def test_vouchers_that_race_at_two_processes_have_one_order(pair: Service) -> None:
-    channel = opened(onboarded(pair), str(Keypair().pubkey()))
-    amounts = list(range(1, 101))
-    random.Random(5).shuffle(amounts)
-
-    def race(amount: int) -> dict[str, Any]:
-        body = {"channel_id": channel, "amount": str(amount), "serverNonce": f"n{amount}"}
-        with httpx.Client(base_url=pair.url, timeout=60) as client:
-            return client.post(VOUCHER, json=body).json()
-
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(race, amounts))
-    assert {answer.get("error") for answer in answers} <= {None, "amount_not_monotonic"}
-    signed = sorted((a for a in answers if a["success"]), key=lambda answer: answer["sequence"])
-    assert [answer["sequence"] for answer in signed] == list(range(1, len(signed) + 1))
-    totals = [int(answer["amount"]) for answer in signed]
-    assert totals == sorted(set(totals))
-    assert totals[-1] == 100
-
-
-# --- keys -----------------------------------------------------------------------------------
-
-
-async def test_neither_seed_nor_secret_is_in_database_or_log(service: Service) -> None:
-    buyer, seller = onboarded(service), payable(service)
-    channel = opened(buyer, seller.facts["recipient"])
-    signed = pay(service, channel, PRICE)
-    envelope = json.dumps({name: signed[name] for name in ENVELOPE}).encode()
-    for body in (b"{", envelope, b"null"):
-        for path in (OPEN, VOUCHER, CLOSE):
-            service.http.post(path, content=body)
-    text = (service.data_dir / "session-key-secrets").read_text()
-    assert (service.data_dir / "session-key-secrets").stat().st_mode & 0o777 == 0o600
-    (row,) = await service.rows(
-        "SELECT sealed FROM session_keys WHERE session_pubkey = $1", signed["signer"]
-    )
-    (secret,) = parse_secrets(text)
-    opened_seed = secret.open(row["sealed"])
-    assert bytes(SigningKey(opened_seed).verify_key) == bytes(Pubkey.from_string(signed["signer"]))
-    tables = await service.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-    contents = [service.logged()]
-    for (name,) in tables:
-        contents += [r[0] for r in await service.rows(f'SELECT t::text FROM "{name}" t')]  # noqa: S608
-    everything = "\n".join(contents)
-    assert row["sealed"].hex() in everything
-    for hidden in (opened_seed, base64.b64decode(text)):
-        assert hidden.hex() not in everything
-        assert base64.b64encode(hidden).decode() not in everything
-    close(service, channel)
-    assert not await service.rows(
-        "SELECT 1 FROM session_keys WHERE session_pubkey = $1", signed["signer"]
-    )
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.campaign
-def test_secrets_are_rotated_across_restarts(tmp_path: Path) -> None:
-    with serving(tmp_path) as service:
-        buyer = onboarded(service)
-        channel = opened(buyer, str(Keypair().pubkey()))
-        pay(service, channel, 1)
-        (old,) = keys(service, "list")
-        assert (old["configured"], old["newest"], old["sessionKeys"]) == (True, True, 1)
-    file = tmp_path / "data" / "session-key-secrets"
-    kept, newer = file.read_text(), base64.b64encode(os.urandom(32)).decode()
-
-    file.write_text(newer)
-    with serving(tmp_path) as service:  # the old one went too early
-        body = {"channel_id": channel, "amount": "2", "serverNonce": "n"}
-        answer = service.http.post(VOUCHER, json=body)
-        told = refusal(answer, 503, "session_key_unavailable")
-        assert old["keyId"] in told["detail"]
-        assert answer.headers["retry-after"]
-        failed = keys(service, "rotate", status=1)
-        assert (failed["code"], old["keyId"] in failed["error"]) == (
-            "session_key_unavailable", True,
-        )  # fmt: skip
-        assert [row["configured"] for row in keys(service, "list", status=1)] == [True, False]
-
-    file.write_text(f"{newer},{kept}")
-    with serving(tmp_path) as service:
-        assert pay(service, channel, 2)["sequence"] == 2
-        assert keys(service, "rotate")["resealed"] == 1
-        assert keys(service, "rotate")["resealed"] == 0
-        assert [row["sessionKeys"] for row in keys(service, "list")] == [1, 0]
-
-    file.write_text(newer)
-    with serving(tmp_path) as service:
-        assert pay(service, channel, 3)["sequence"] == 3
-        replayed = command(service, "replay", "--verify-signatures")
-        assert (replayed["differences"], replayed["events"] >= 5) == (0, True)
-
-
-@pytest.mark.campaign
-def test_without_a_secret_the_service_runs_and_opens_nothing() -> None:
-    with running(SESSION_KEY_SECRETS="") as service:
-        body = open_body(onboarded(service), str(Keypair().pubkey()))
-        told = refusal(service.http.post(OPEN, json=body), 503, "session_keys_not_configured")
-        assert "SESSION_KEY_SECRETS" in told["detail"]
-
-
-def keys(service: Service, word: str, *, status: int = 0) -> Any:
-    """What `session-ledger keys` answers a script."""
-    return command(service, "keys", word, status=status)
-
-
-def command(service: Service, *words: str, status: int = 0) -> Any:
-    """What a command answers a script."""
-    done = CliRunner().invoke(app, [*words, "--json", "--data-dir", str(service.data_dir)])
-    assert done.exit_code == status, done.output
-    return json.loads(done.stdout)

@@ -37,7 +37,7 @@ from service.domain.errors import ChainUnavailable
 from service.domain.observed import ObservedTransaction, TokenBalance, TokenTransfer
 from service.local.chain import LOCALNET_GENESIS_HASH, USDC_DEVNET_MINT, LocalChain
 from session_ledger.encoding import base58_encode
-from tests.integration.test_rpc_hostile_answers import corruptions
+from tests.integration.rpc_provider import corruptions
 
 BUYER, SHOP = keypair("direct buyer"), keypair("direct shop")
 PAYER, PAYEE, MINT = BUYER.pubkey(), SHOP.pubkey(), USDC_DEVNET_MINT

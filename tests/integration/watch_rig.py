@@ -3,8 +3,10 @@
 Test modules import `rig_fixture` to have the fixture.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,10 +42,14 @@ from service.domain.terms import Terms
 from service.domain.units import AtomicUsdc
 from service.domain.voucher import VerifiedVoucher
 from service.local.chain import LOCALNET_GENESIS_HASH
+from service.observability import Metrics
 from service.ports import Chain
+from service.watcher import SessionWatcher
 from tests.integration.log_fixtures import Log, opened
 
 OFF = AutoClosePolicy()
+IDLE = AutoClosePolicy(idle_seconds=60)
+NOWHERE = "http://127.0.0.1:9"
 BUYER = "buyer"
 PRICE = Price(amount=1, meter=None, usage=1, version=1)
 
@@ -220,3 +226,9 @@ def amount_policy(**bounds: int) -> AutoClosePolicy:
             for name, value in bounds.items()
         }
     )
+
+
+def watcher_of(watch: Any) -> SessionWatcher:
+    """The process loop around a watch."""
+    services = SimpleNamespace(watch=watch, metrics=Metrics(), stopping=asyncio.Event())
+    return SessionWatcher(services)  # type: ignore[arg-type]  what the loop uses of them
