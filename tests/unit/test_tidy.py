@@ -18,9 +18,6 @@ CHARS_MAX = 100
 NUMBERS_OF_STRANGERS = {"codec.py", "voucher.py"}
 """Domain modules that must name `float` to refuse what a JSON number can be."""
 
-LONG = {"tests/unit/test_buyer_autopay.py"}
-"""Modules that are longer than the others may be."""
-
 # A call, and what to use instead.
 BANNED_CALLS = {
     "datetime.now": "the Clock port",
@@ -82,7 +79,6 @@ def test_no_module_is_longer_than_400_lines() -> None:
             "service", "sdk", "tests", "migrations", "examples", "benchmarks", "docs"
         )
         if (count := len(_text(path).splitlines())) > LINES_MAX
-        and str(path.relative_to(ROOT)) not in LONG
     ]
     assert not long, "\n".join(long)
 
