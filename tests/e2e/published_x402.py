@@ -29,13 +29,14 @@ def python() -> list[str]:
     """The interpreter that has the locked PyPI packages, installed once."""
     folder = PYTHON / ".venv"
     interpreter = str(folder / "bin" / "python")
-    pip = [interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [sys.executable, "-m", "pip", "--python", interpreter, "install", "--no-compile"]
+    options = ["--quiet", "--disable-pip-version-check", "--retries=1", "--only-binary=:all:"]
     install(
         WHAT,
         PYTHON / "requirements.lock",
         folder,
-        [sys.executable, "-m", "venv", "--clear", str(folder)],
-        [*pip, "--retries=1", "--only-binary=:all:", "--require-hashes", "-r", "requirements.lock"],
+        [sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)],
+        [*pip, *options, "--require-hashes", "-r", "requirements.lock"],
     )
     return [interpreter]
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -34,6 +33,7 @@ from session_ledger.voucher import sign_voucher
 from tests.e2e import documented
 from tests.e2e.chain_client import Chain
 from tests.e2e.waiting import until
+from tests.memory import temporary
 
 PRICE: Final = 10_000
 USDC: Final = 1_000_000
@@ -306,7 +306,7 @@ def problem_of(answer: httpx.Response, status: int, code: str) -> dict[str, Any]
 def running(*options: str, **environment: str) -> Iterator[Service]:
     """`serve` with a database and a chain of its own, stopped afterwards."""
     with (
-        TemporaryDirectory(prefix="session-ledger-") as directory,
+        temporary() as directory,
         serving(Path(directory), *options, **environment) as service,
     ):
         yield service
