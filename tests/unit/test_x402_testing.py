@@ -23,7 +23,7 @@ from session_ledger.testing import (
     X402ParseError,
     pay,
 )
-from session_ledger.testing.transfers import Transfer, signed
+from session_ledger.transfers import Transfer, signed
 from session_ledger.x402.amounts import AmountError
 from session_ledger.x402.direct import (
     PaymentRequirements,

@@ -20,8 +20,8 @@ from session_ledger.buyer.errors import AutoPayError
 from session_ledger.buyer.offers import Requirement
 from session_ledger.buyer.transactions import Signed
 from session_ledger.json_text import JsonValue
-from session_ledger.testing.rpc import Rpc, RpcError
-from session_ledger.testing.transfers import Transfer, signed, token_account
+from session_ledger.rpc import Rpc, RpcError
+from session_ledger.transfers import Transfer, signed, token_account
 from session_ledger.x402 import wire
 
 _MEMO_PROGRAM: Final = Pubkey.from_string("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr")

@@ -10,8 +10,8 @@ from solders.pubkey import Pubkey
 
 from session_ledger.challenge import NETWORKS
 from session_ledger.json_text import JsonValue
-from session_ledger.testing.rpc import Rpc, RpcError
-from session_ledger.testing.transfers import Transfer, signed, token_account
+from session_ledger.rpc import Rpc, RpcError
+from session_ledger.transfers import Transfer, signed, token_account
 from session_ledger.x402.amounts import to_atomic_units
 from session_ledger.x402.direct import PaymentRequirements
 from session_ledger.x402.errors import PaymentCreationError, PaymentVerificationError

@@ -1,4 +1,4 @@
-"""The few calls of Solana's JSON-RPC that a test wallet makes, at commitment `confirmed`."""
+"""The few calls of Solana's JSON-RPC that a wallet makes, at commitment `confirmed`."""
 
 import base64
 import time
