@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import uvicorn
 from nacl.signing import SigningKey
-from report import MICROS, MILLIS, Part, median, percentile
+from report import MICROS, MILLIS, Bound, Part, median, percentile
 from vouchers import PRICE, address
 
 from service.local.lifeline import PARENT_VARIABLE
@@ -34,9 +34,13 @@ from session_ledger.buyer import (
 from session_ledger.challenge import Challenge
 from session_ledger.voucher import VOUCHER_HEADER
 
+RATE_MIN = 0.45
+CPU_MAX = 2.2
+"""Against two free requests: as many requests a second at least, processor time at most."""
 READY_SECONDS = 30
 STOP_SECONDS = 15
 RECIPIENT = address("client benchmark")
+_TWICE, _PAID = "two free requests", "paid, kept in memory"
 _HEADER = VOUCHER_HEADER.encode()
 _CHALLENGE = json.dumps(
     Challenge.of(recipient=RECIPIENT, network="localnet", price_per_unit=PRICE).to_json()
@@ -51,21 +55,22 @@ def run(*, rounds: int, seconds: float) -> Part:
         with httpx.Client() as free, _paying(MemoryStore()) as memory, _paying(file) as durable:
             kinds = {
                 "free": (lambda: free.get(f"{url}/free")),
-                "two free requests": (
-                    lambda: (free.get(f"{url}/free"), free.get(f"{url}/free"))[1]
-                ),
-                "paid, kept in memory": (lambda: memory.get(f"{url}/paid")),
+                _TWICE: (lambda: (free.get(f"{url}/free"), free.get(f"{url}/free"))[1]),
+                _PAID: (lambda: memory.get(f"{url}/paid")),
                 "paid, kept on disk": (lambda: durable.get(f"{url}/paid")),
             }
             found = _play(kinds, rounds=rounds, seconds=seconds)
-    base = found["free"]
+    base, twice, paid = (found[what] for what in ("free", _TWICE, _PAID))
     return Part(
         "The auto-paying client, one request at a time",
         f"{rounds} rounds of {seconds:g} s in turn; the seller takes every voucher for good. A "
         "paid request is two, since each price is asked for; on disk, a voucher is synced before "
         "it leaves.",
         [_row(what, measured, base) for what, measured in found.items()],
-        [],
+        [
+            Bound(f"{_PAID} / {_TWICE}", _ratio(paid, twice, _rate), RATE_MIN, at_least=True),
+            Bound("the same, processor time", _ratio(paid, twice, _cpu), CPU_MAX, at_least=False),
+        ],
     )
 
 
@@ -101,18 +106,31 @@ def _round(ask: Callable[[], httpx.Response], seconds: float) -> _Round:
 
 def _row(what: str, rounds: Sequence[_Round], base: Sequence[_Round]) -> dict[str, Any]:
     latencies = [latency for each in rounds for latency in each.latencies]
-    rates = [len(each.latencies) / each.seconds for each in rounds]
-    base_rates = [len(each.latencies) / each.seconds for each in base]
     added = percentile(latencies, 50) - percentile([x for r in base for x in r.latencies], 50)
     return {
         "what": what,
-        "requests/s": median(rates),
+        "requests/s": median([_rate(each) for each in rounds]),
         "p50 ms": percentile(latencies, 50) * MILLIS,
         "p99 ms": percentile(latencies, 99) * MILLIS,
         "added p50 ms": added * MILLIS,
         "client us/request": sum(each.cpu_seconds for each in rounds) / len(latencies) * MICROS,
-        "ratio": median([a / b for a, b in zip(rates, base_rates, strict=True)]),
+        "ratio": _ratio(rounds, base, _rate),
     }
+
+
+def _rate(found: _Round) -> float:
+    return len(found.latencies) / found.seconds
+
+
+def _cpu(found: _Round) -> float:
+    return found.cpu_seconds / len(found.latencies)
+
+
+def _ratio(
+    rounds: Sequence[_Round], base: Sequence[_Round], figure: Callable[[_Round], float]
+) -> float:
+    """The middle one of the ratios of neighbouring rounds."""
+    return median([figure(a) / figure(b) for a, b in zip(rounds, base, strict=True)])
 
 
 @contextmanager

@@ -5,17 +5,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
-from load import CONNECTIONS, LoadProcess, Order, Target
-from report import Part, median
+from load import CONNECTIONS, LoadProcess, Order, Round, Target
+from report import Bound, Part, median
 from stand import READY_SECONDS, STOP_SECONDS, Server, database, server
 from verify import Contender, figures, play
 
+CPU_MAX = 16.0
+"""The shop's processor time for a paid request, against a free one."""
 PATHS = {"free": "/free", "middleware": "/middleware", "dependency": "/dependency"}
 _SHOP = Path(__file__).with_name("shop.py")
 
@@ -46,8 +48,23 @@ def run(*, rounds: int, seconds: float) -> Part:
         f"{CONNECTIONS} keep-alive connections, {rounds} rounds of {seconds:g} s in turn. The shop "
         "is one process, the ledger another. free: the same application, request and answer.",
         rows,
-        [],
+        [
+            Bound(
+                f"{name} / free, processor time",
+                _cpu_ratio(found, free),
+                CPU_MAX,
+                at_least=False,
+            )
+            for name, found in zip(PATHS, results, strict=True)
+            if name != "free"
+        ],
     )
+
+
+def _cpu_ratio(rounds: Sequence[Round], base: Sequence[Round]) -> float:
+    """The middle one of the ratios of neighbouring rounds."""
+    used = [[each.server_cpu_seconds / each.requests for each in side] for side in (rounds, base)]
+    return median([a / b for a, b in zip(*used, strict=True)])
 
 
 @contextmanager

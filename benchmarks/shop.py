@@ -5,6 +5,7 @@ the header that buyers send, for the free answer too.
 """
 
 import os
+import socket
 import sys
 from typing import Annotated, Any
 
@@ -60,7 +61,9 @@ def main() -> None:
         "localnet",
         api_key=os.environ["LEDGER_API_KEY"],
     )
-    uvicorn.run(shop(server), fd=int(sys.argv[1]), log_level="warning", access_log=False)
+    # Not as `fd=`: uvicorn takes that for a Unix socket, and small answers wait for each other.
+    config = uvicorn.Config(shop(server), log_level="warning", access_log=False)
+    uvicorn.Server(config).run([socket.socket(fileno=int(sys.argv[1]))])
 
 
 if __name__ == "__main__":
