@@ -1,8 +1,8 @@
 """The published x402 clients and servers, unmodified, pay and settle through the facilitator.
 
 PyPI `x402` (httpx client, FastAPI server) and npm `@x402/fetch`, `@x402/express` and `@x402/svm`
-are installed from the lock files of tests/x402. Every client buys from every server; what does not
-depend on the client is shown with one of them.
+are installed from the lock files of tests/x402. Every client buys from every server, our own one
+too; what does not depend on the client is shown with one of them.
 """
 
 import json
@@ -30,7 +30,10 @@ from published_x402 import (
     python,
     terms,
 )
-from running import PRICE, Seller, Service, until
+from running import PRICE, Seller, Service, seed, until
+
+from session_ledger.buyer import AutoPay, sync_autopay_client
+from session_ledger.buyer.chain_wallet import ChainWallet
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -137,6 +140,35 @@ def test_a_published_client_pays_a_published_server_once_for_each_route(
         assert (status["confirmationStatus"], status["err"]) == ("finalized", None)
     assert shop.earned == earned + len(ROUTES) * PRICE
     assert chain.balance(client.buyer.wallet) == left - len(ROUTES) * PRICE
+
+
+@both_shops
+def test_our_client_pays_a_published_server_once_for_each_route(shop: Shop) -> None:
+    service = shop.service
+    buyer, earned = funded(service), shop.earned
+    payer = AutoPay(
+        network="devnet",
+        max_payment_amount=PRICE,
+        max_total=len(ROUTES) * PRICE,
+        allowed_recipients=[str(shop.seller.facts["recipient"])],
+        wallet=ChainWallet(service.facts["rpcUrl"], seed(buyer.name)),
+    )
+    with payer, sync_autopay_client(payer, timeout=ANSWER_SECONDS) as client:
+        for path in ROUTES:
+            found = client.get(shop.url + path)
+            answer = Answer(found.status_code, dict(found.headers), found.json(), None)
+            signature = paid(answer, path)["transaction"]
+            assert payer.last_payment is not None
+            version = 1 if path == "/legacy" else 2
+            assert payer.last_payment.dialect == f"x402v{version}"
+            assert payer.last_tx_hash == signature
+            logged = shop.payment(signature)
+            assert (logged["payer"], logged["finalized"]) == (buyer.address, 1)
+            assert (logged["memo"] == MEMO) == (path == "/memo")
+        assert (payer.payment_count, payer.total_spent) == (len(ROUTES), len(ROUTES) * PRICE)
+        assert payer.pending == []
+    assert shop.earned == earned + len(ROUTES) * PRICE
+    assert service.chain.balance(buyer.wallet) == PURSE - len(ROUTES) * PRICE
 
 
 @both_shops

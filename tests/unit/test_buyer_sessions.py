@@ -1,5 +1,6 @@
 """Sessions of the buyer's client: grants, what ends them, and the owner's signature once."""
 
+import asyncio
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from session_ledger.buyer import (
     OwnerSignatureRequired,
     PaymentRefused,
     SessionMissing,
+    SessionTransport,
     SyncSessionTransport,
 )
 from session_ledger.grant import (
@@ -184,6 +186,29 @@ def test_there_is_one_fallback_for_a_request_and_no_more() -> None:
     assert raised.value.code == "grant_expired"
     assert len(rig.ledger.grants) == 2
     assert rig.shop.paid == 0
+
+
+async def test_a_late_refusal_of_the_old_grant_does_not_end_the_renewed_one() -> None:
+    rig, renewed = Rig(channels_per_seller=2), asyncio.Event()
+    judged = rig.shop.transport()
+
+    async def shop(request: httpx.Request) -> httpx.Response:
+        envelope = json.loads(request.headers.get("x-mpp-voucher", "null"))
+        if envelope is not None:
+            if envelope["voucher"]["grantId"] != rig.grant:
+                renewed.set()
+            elif request.url.query == b"late":
+                await renewed.wait()
+        return judged.handle_request(request)
+
+    rig.ledger.now += 3_601
+    transport = SessionTransport(rig.payer, httpx.MockTransport(shop))
+    async with httpx.AsyncClient(transport=transport) as client:
+        answers = await asyncio.gather(client.get(f"{URL}?late"), client.get(f"{URL}?early"))
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert len(rig.ledger.grants) == 2
+    assert rig.payer.session.state == "active"
+    assert len(rig.shop.shown) == 4
 
 
 def test_without_an_owner_the_client_says_whose_signature_is_wanted() -> None:

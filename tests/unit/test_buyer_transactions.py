@@ -210,67 +210,139 @@ def encoded(value: Any) -> str:
     return base64.b64encode(json.dumps(value).encode()).decode()
 
 
-class ExactShop:
-    """A seller of x402 v2, scheme `exact`; `says` are the reasons of its next refusals."""
+UNSEEN = ("X-PAYMENT header is required", "Payment required")
+"""What servers of either version say that saw no payment."""
 
-    def __init__(self, *says: str) -> None:
+
+class ExactShop:
+    """A seller of scheme `exact`, x402 v1 or v2; `says` are the reasons of its next refusals."""
+
+    def __init__(self, *says: str, version: int) -> None:
         self.says = list(says)
+        self.version = version
         self.shown: list[dict[str, Any]] = []
-        self.offer = {
+        own = {
+            1: {"network": "solana-localnet", "maxAmountRequired": str(PRICE), "resource": URL},
+            2: {"network": LOCALNET.chain_id, "amount": str(PRICE)},
+        }
+        self.offer: dict[str, Any] = {
             "scheme": "exact",
-            "network": LOCALNET.chain_id,
-            "amount": str(PRICE),
             "asset": LOCALNET.usdc_mint,
             "payTo": RECIPIENT,
             "maxTimeoutSeconds": 60,
             "extra": {"feePayer": PAYER, "custom": [1]},
+            **own[version],
         }
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
-        text = request.headers.get("payment-signature")
+        text = request.headers.get("x-payment" if self.version == 1 else "payment-signature")
         if text is None:
-            offers = [{"scheme": "upto"}, {"scheme": "exact", "network": 1}, self.offer]
-            body = {"x402Version": 2, "resource": {"url": URL}, "accepts": offers}
-            return httpx.Response(402, headers={"PAYMENT-REQUIRED": encoded(body)})
+            return self._unpaid(UNSEEN[self.version - 1])
         self.shown.append(json.loads(base64.b64decode(text)))
         reason = self.says.pop(0) if self.says else None
-        told = {"success": reason is None, "transaction": "", "network": LOCALNET.chain_id}
+        if reason in UNSEEN or (reason is not None and self.version == 1):
+            return self._unpaid(reason)
+        told = {"success": reason is None, "transaction": "", "network": self.offer["network"]}
         told |= {"transaction": "sig"} if reason is None else {"errorReason": reason}
-        status = 200 if reason is None else 402
-        return httpx.Response(status, headers={"PAYMENT-RESPONSE": encoded(told)})
+        name = "X-PAYMENT-RESPONSE" if self.version == 1 else "PAYMENT-RESPONSE"
+        return httpx.Response(200 if reason is None else 402, headers={name: encoded(told)})
+
+    def _unpaid(self, error: str) -> httpx.Response:
+        offers = [{"scheme": "upto"}, {"scheme": "exact", "network": 1}, self.offer]
+        body = {"x402Version": self.version, "accepts": offers, "error": error}
+        if self.version == 1:
+            return httpx.Response(402, json=body)
+        body["resource"] = {"url": URL}
+        return httpx.Response(402, headers={"PAYMENT-REQUIRED": encoded(body)})
 
 
-def test_an_exact_payment_accepts_what_was_offered_and_names_its_transaction() -> None:
-    chain, shop = Chain(), ExactShop()
+both_versions = pytest.mark.parametrize("version", [1, 2])
+
+
+@both_versions
+def test_an_exact_payment_names_what_was_offered_and_its_transaction(version: int) -> None:
+    chain, shop = Chain(), ExactShop(version=version)
     with autopay(wallet=chain) as payer, client_of(payer, shop) as client:
         assert client.get(URL).status_code == 200
         assert (payer.payment_count, payer.last_tx_hash, chain.sends) == (1, "sig", 0)
+        assert payer.last_payment is not None
+        assert payer.last_payment.dialect == f"x402v{version}"
     (shown,) = shop.shown
-    assert shown["accepted"] == shop.offer
-    assert shown["resource"] == {"url": URL}
-    assert shown["x402Version"] == 2
-    assert base64.b64decode(shown["payload"]["transaction"]) == b"raw\x01"
+    assert base64.b64decode(shown.pop("payload")["transaction"]) == b"raw\x01"
+    if version == 1:
+        assert shown == {"x402Version": 1, "scheme": "exact", "network": "solana-localnet"}
+    else:
+        assert shown == {"x402Version": 2, "accepted": shop.offer, "resource": {"url": URL}}
 
 
-def test_an_exact_payment_that_is_pending_is_shown_again_and_a_refused_one_is_over() -> None:
-    chain, shop = Chain(), ExactShop("settlement_pending", "insufficient_funds")
+@both_versions
+def test_an_exact_payment_that_is_pending_is_shown_again_and_a_refused_one_is_over(
+    version: int,
+) -> None:
+    pending = ("settlement_pending", "unexpected_verify_error")
+    chain, shop = Chain(), ExactShop(*pending, "insufficient_funds", version=version)
     with autopay(wallet=chain) as payer, client_of(payer, shop) as client:
-        for reason in ("settlement_pending", "insufficient_funds"):
+        for reason in (*pending, "insufficient_funds"):
             with pytest.raises(PaymentRefused) as raised:
                 client.get(URL)
             assert raised.value.code == reason
         assert (payer.payment_count, payer.pending, len(chain.made)) == (0, [], 1)
         assert client.get(URL).status_code == 200
         assert payer.total_signed == 2 * PRICE  # what was refused is signed all the same
-    first, again, fresh = (each["payload"]["transaction"] for each in shop.shown)
-    assert first == again != fresh
+    *early, fresh = (each["payload"]["transaction"] for each in shop.shown)
+    assert len(set(early)) == 1
+    assert fresh not in early
 
 
-def test_a_settled_payment_whose_answer_was_lost_is_not_made_twice() -> None:
-    chain, shop = Chain(), ExactShop("settlement_pending", "duplicate_settlement")
+@both_versions
+def test_a_settled_payment_whose_answer_was_lost_is_not_made_twice(version: int) -> None:
+    chain = Chain()
+    shop = ExactShop("settlement_pending", "duplicate_settlement", version=version)
     with autopay(wallet=chain) as payer, client_of(payer, shop) as client:
         with pytest.raises(PaymentRefused):
             client.get(URL)
         with pytest.raises(PaidWithoutAnswer):
             client.get(URL)
         assert (payer.payment_count, len(chain.made)) == (1, 1)
+
+
+@both_versions
+def test_a_seller_that_did_not_look_at_the_payment_is_shown_the_same_again(version: int) -> None:
+    chain, shop = Chain(), ExactShop(UNSEEN[version - 1], version=version)
+    with autopay(wallet=chain) as payer, client_of(payer, shop) as client:
+        with pytest.raises(PaymentRefused):
+            client.get(URL)
+        assert [info.dialect for info in payer.pending] == [f"x402v{version}"]
+        assert client.get(URL).status_code == 200
+        assert (payer.payment_count, len(chain.made)) == (1, 1)
+
+
+def test_a_restarted_client_shows_a_payment_of_version_1_as_it_was(tmp_path: Path) -> None:
+    chain, path = Chain(), tmp_path / "purse.json"
+    shop = ExactShop("settlement_pending", version=1)
+    payer = autopay(wallet=chain, store=FileStore(path))
+    with payer, client_of(payer, shop) as client, pytest.raises(PaymentRefused):
+        client.get(URL)
+    payer = autopay(wallet=chain, store=FileStore(path))
+    with payer, client_of(payer, shop) as client:
+        assert client.get(URL).status_code == 200
+    first, again = shop.shown
+    assert (first, len(chain.made)) == (again, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"maxAmountRequired": str(PRICE + 1)},
+        {"payTo": PAYER},
+        {"asset": PAYER},
+        {"network": "solana"},
+    ],
+)
+def test_an_offer_of_version_1_beyond_the_caps_is_not_signed(change: dict[str, Any]) -> None:
+    chain, shop = Chain(), ExactShop(version=1)
+    shop.offer |= change
+    with autopay(wallet=chain) as payer, client_of(payer, shop) as client:
+        with pytest.raises(AutoPayError):
+            client.get(URL)
+        assert (payer.total_signed, chain.made) == (0, [])

@@ -35,6 +35,7 @@ from session_ledger.buyer.transport import (
     SessionTransport,
     SyncSessionTransport,
     autopay_client,
+    autopay_fetch,
     sync_autopay_client,
 )
 
@@ -74,5 +75,6 @@ __all__ = [
     "WalletMissing",
     "WeakPin",
     "autopay_client",
+    "autopay_fetch",
     "sync_autopay_client",
 ]

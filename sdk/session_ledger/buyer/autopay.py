@@ -1,9 +1,10 @@
 """`AutoPay`: what pays, within which caps, and what it has paid."""
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from http import HTTPStatus
-from threading import Lock
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -11,7 +12,7 @@ import httpx
 from nacl.signing import SigningKey
 
 from session_ledger.buyer.book import Book
-from session_ledger.buyer.effects import Flow, Send
+from session_ledger.buyer.effects import Flow, Send, UnderWay
 from session_ledger.buyer.errors import SessionMissing
 from session_ledger.buyer.offers import Caps, Requirement, choose, requirements_of
 from session_ledger.buyer.payment import Dialect, PaymentInfo
@@ -28,7 +29,7 @@ from session_ledger.buyer.transactions import PaymentWallet, TransactionPayer
 from session_ledger.buyer.vouchers import Fallback, VoucherPayer
 from session_ledger.challenge import NETWORKS
 
-DIALECTS: Final[tuple[Dialect, ...]] = ("session", "x402test", "x402v2")
+DIALECTS: Final[tuple[Dialect, ...]] = ("session", "x402test", "x402v2", "x402v1")
 
 Callback = Callable[[PaymentInfo], Any]
 
@@ -73,8 +74,8 @@ class AutoPay:
         self._book = Book(store or MemoryStore(), max_total)
         self._wallet = wallet
         self._on_complete = on_payment_complete
-        self._mutex = Lock()
-        self._paying = 0
+        self._clock = clock
+        self._paying = UnderWay()
         self._last: PaymentInfo | None = None
         if grants is None and ledger_url is not None:
             grants = GrantClient(ledger_url)
@@ -125,7 +126,23 @@ class AutoPay:
     @property
     def is_paying(self) -> bool:
         """Whether a payment is under way at this moment."""
-        return self._paying > 0
+        return self._paying.count > 0
+
+    async def wait_idle(self) -> None:
+        """Wait until no payment is under way, in asyncio. A callback of a payment must not."""
+        await asyncio.wrap_future(self._paying.nothing())
+
+    def wait_idle_sync(self, timeout: float | None = None) -> None:
+        """Wait until no payment is under way, from a thread that pays none itself.
+
+        Raises:
+            TimeoutError: one still is, after so many seconds.
+        """
+        turn = self._paying.nothing()
+        try:
+            turn.result(timeout)
+        finally:
+            turn.cancel()
 
     @property
     def payment_count(self) -> int:
@@ -205,19 +222,17 @@ class AutoPay:
         asked = self.requirement(response, str(request.url))
         if asked is None:
             return response
-        with self._mutex:
-            self._paying += 1
+        self._paying.begin()
         try:
             if asked.challenge is not None:
                 return (yield from self._vouchers.pay(request, asked))
             return (yield from self._transactions.pay(request, asked))
         finally:
-            with self._mutex:
-                self._paying -= 1
+            self._paying.end()
 
     def _completed(self, info: PaymentInfo) -> Any:
-        self._last = info
-        return None if self._on_complete is None else self._on_complete(info)
+        self._last = replace(info, timestamp=self._clock())
+        return None if self._on_complete is None else self._on_complete(self._last)
 
 
 def _key(

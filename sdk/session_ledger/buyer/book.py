@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from session_ledger.buyer.errors import StoreError, TotalExceeded
 from session_ledger.buyer.offers import Requirement
+from session_ledger.buyer.payment import Dialect
 from session_ledger.buyer.store import Store
 
 VERSION: Final = 1
@@ -55,7 +56,7 @@ class Transaction:
     """
 
     key: str
-    dialect: str
+    dialect: Dialect
     recipient: str
     amount: int
     header: str

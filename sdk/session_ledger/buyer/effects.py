@@ -119,6 +119,41 @@ class Lane:
                 return
 
 
+class UnderWay:
+    """Counts what is under way, for threads and tasks alike, and tells when nothing is."""
+
+    def __init__(self) -> None:
+        self._mutex = Lock()
+        self._waiting: list[Future[None]] = []
+        self.count = 0
+
+    def begin(self) -> None:
+        """One more."""
+        with self._mutex:
+            self.count += 1
+
+    def end(self) -> None:
+        """One less; the last one wakes all who wait."""
+        with self._mutex:
+            self.count -= 1
+            if self.count:
+                return
+            woken, self._waiting = self._waiting, []
+        for each in woken:
+            if each.set_running_or_notify_cancel():
+                each.set_result(None)
+
+    def nothing(self) -> "Future[None]":
+        """Done as soon as nothing is under way, at once if nothing is. Who gives up cancels it."""
+        turn: Future[None] = Future()
+        with self._mutex:
+            if self.count:
+                self._waiting.append(turn)
+                return turn
+        turn.set_result(None)
+        return turn
+
+
 def run(flow: Flow, send: Callable[[httpx.Request], httpx.Response]) -> httpx.Response:
     """Play a flow, blocking."""
     try:

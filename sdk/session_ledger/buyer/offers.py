@@ -35,7 +35,9 @@ from session_ledger.x402.wire import WireError
 ANY_RECIPIENT: Final = "*"
 V2_OFFER_HEADER: Final = "PAYMENT-REQUIRED"
 _OFFER_CHARS_MAX: Final = 64 * 1024
-_NO_REASON: Final = frozenset({"payment_required"})
+NO_REASON: Final = frozenset(
+    {"payment_required", "Payment required", "X-PAYMENT header is required"}
+)
 """What a seller says that has not looked at any payment."""
 
 
@@ -94,7 +96,7 @@ def requirements_of(
 ) -> list[Requirement]:
     """All that the 402 offers in these dialects, in their order; a malformed offer is none."""
     body = _body(response)
-    readers = {"session": _session, "x402test": _direct, "x402v2": _exact}
+    readers = {"session": _session, "x402test": _direct, "x402v2": _exact, "x402v1": _exact_v1}
     return [found for dialect in dialects for found in readers[dialect](response, body, url)]
 
 
@@ -131,7 +133,7 @@ def refusal_of(response: httpx.Response) -> Refusal:
     code = _text(told, "code") or _text(told, "reason") or _first_word(_text(told, "error"))
     kind = nested.get("verdict") if isinstance(nested, dict) else nested
     return Refusal(
-        code=None if code in _NO_REASON else code,
+        code=None if code in NO_REASON else code,
         detail=_text(told, "detail") or _text(told, "error"),
         fallback=_text(told, "fallback"),
         replayed=kind == "replayed" or told.get("replayed") is True,
@@ -185,6 +187,25 @@ def _exact(response: httpx.Response, _: JsonValue, url: str) -> Iterator[Require
             resource = others.get("resource")
         case _:
             return
+    yield from _sponsored("x402v2", offers, "amount", url, resource)
+
+
+def _exact_v1(_: httpx.Response, body: JsonValue, url: str) -> Iterator[Requirement]:
+    match body:
+        case {"x402Version": 1, "accepts": [*offers]}:
+            yield from _sponsored("x402v1", offers, "maxAmountRequired", url)
+        case _:
+            return
+
+
+def _sponsored(
+    dialect: Dialect,
+    offers: Sequence[JsonValue],
+    amount_name: str,
+    url: str,
+    resource: JsonValue = None,
+) -> Iterator[Requirement]:
+    """The offers of scheme `exact`, whose transaction the seller's facilitator pays for."""
     for offer in offers[: direct.ACCEPTS_MAX]:
         if not isinstance(offer, dict) or offer.get("scheme") != exact.SCHEME:
             continue
@@ -193,11 +214,11 @@ def _exact(response: httpx.Response, _: JsonValue, url: str) -> Iterator[Require
             wire.key_of(extra, "feePayer")
             wire.optional_memo(extra)
             yield Requirement(
-                dialect="x402v2",
+                dialect=dialect,
                 network=wire.name_of(offer, "network"),
                 recipient=wire.key_of(offer, "payTo"),
                 asset=wire.key_of(offer, "asset"),
-                amount=wire.amount_of(offer, "amount"),
+                amount=wire.amount_of(offer, amount_name),
                 url=url,
                 accepted=offer,
                 resource=resource,

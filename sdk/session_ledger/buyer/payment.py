@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Dialect = Literal["session", "x402test", "x402v2"]
+Dialect = Literal["session", "x402test", "x402v2", "x402v1"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +12,7 @@ class PaymentInfo:
 
     A payment of a session has a channel, a cumulative amount and a sequence, and no transaction:
     `tx_hash` stays `None` until the channel is settled. The other dialects have a transaction.
+    `timestamp` (Unix seconds) is when the seller had taken it; an uncertain one has none.
     """
 
     dialect: Dialect
@@ -24,3 +25,4 @@ class PaymentInfo:
     sequence: int | None = None
     receipt_id: str | None = None
     tx_hash: str | None = None
+    timestamp: float | None = None

@@ -18,7 +18,7 @@ import httpx
 from session_ledger.buyer.book import Book, Transaction
 from session_ledger.buyer.effects import Blocking, Flow, Lane, Notify, Turn
 from session_ledger.buyer.errors import PaidWithoutAnswer, PaymentRefused, Refusal, WalletMissing
-from session_ledger.buyer.offers import Requirement, refusal_of
+from session_ledger.buyer.offers import NO_REASON, Requirement, refusal_of
 from session_ledger.buyer.payment import PaymentInfo
 from session_ledger.buyer.presenting import answered, fingerprint_of, present, with_headers
 from session_ledger.json_text import JsonTextError, JsonValue, parse
@@ -27,6 +27,7 @@ from session_ledger.x402.direct import PAYMENT_HEADER, PaymentPayload, payment_h
 V2_PAYMENT_HEADER: Final = "PAYMENT-SIGNATURE"
 V2_RESPONSE_HEADER: Final = "PAYMENT-RESPONSE"
 V1_RESPONSE_HEADER: Final = "X-PAYMENT-RESPONSE"
+_V1: Final = 1
 _V2: Final = 2
 _MILLIS: Final = 1_000
 _LANES: Final = 64
@@ -69,7 +70,7 @@ class PaymentWallet(Protocol):
 
 
 class TransactionPayer:
-    """Pays `x402test` and `x402v2` requirements out of one book."""
+    """Pays `x402test`, `x402v2` and `x402v1` requirements out of one book."""
 
     def __init__(
         self,
@@ -124,7 +125,7 @@ class TransactionPayer:
                 self._book.end(key, paid=False, signed=False)
                 raise _refused(asked, Refusal("transaction_failed", "the chain did not take it"))
         info = _info(payment)
-        name = PAYMENT_HEADER if payment.dialect == "x402test" else V2_PAYMENT_HEADER
+        name = V2_PAYMENT_HEADER if payment.dialect == "x402v2" else PAYMENT_HEADER
         paying = with_headers(request, {name: payment.header, "Idempotency-Key": payment.signature})
         response, shown_twice = yield from present(paying, info, self._on_uncertain)
         told = _told(response)
@@ -166,7 +167,7 @@ class TransactionPayer:
             raw = base64.b64encode(signed.raw).decode()
         else:
             signed = wallet.sponsored(asked)
-            header, raw = _v2_header(asked, signed.raw), None
+            header, raw = _exact_header(asked, signed.raw), None
         return Transaction(
             key=key,
             dialect=asked.dialect,
@@ -180,16 +181,20 @@ class TransactionPayer:
         )
 
 
-_PENDING: Final = frozenset({"settlement_pending", "unexpected_settle_error"})
+_PENDING: Final = frozenset(
+    {"settlement_pending", "unexpected_settle_error", "unexpected_verify_error"}
+)
 """Refusals of a transaction that may still be settled: it is shown again."""
 
 
-def _v2_header(asked: Requirement, raw: bytes) -> str:
-    members: dict[str, Any] = {
-        "x402Version": _V2,
-        "accepted": asked.accepted,
-        "payload": {"transaction": base64.b64encode(raw).decode()},
-    }
+def _exact_header(asked: Requirement, raw: bytes) -> str:
+    """A transaction for the seller's facilitator: v2 repeats the offer, v1 its scheme."""
+    offer = asked.accepted or {}
+    members: dict[str, Any] = {"payload": {"transaction": base64.b64encode(raw).decode()}}
+    if asked.dialect == "x402v1":
+        members |= {"x402Version": _V1, "scheme": offer["scheme"], "network": offer["network"]}
+    else:
+        members |= {"x402Version": _V2, "accepted": offer}
     if asked.resource is not None:
         members["resource"] = asked.resource
     return base64.b64encode(json.dumps(members, separators=(",", ":")).encode()).decode()
@@ -221,7 +226,9 @@ def _reason(response: httpx.Response, told: Mapping[str, JsonValue]) -> Refusal:
             except (ValueError, JsonTextError):
                 return refusal
             error = offer.get("error") if isinstance(offer, dict) else None
-            return Refusal(error, error) if isinstance(error, str) else refusal
+            if isinstance(error, str) and error not in NO_REASON:
+                return Refusal(error, error)
+            return refusal
         case _:
             return refusal
 
@@ -229,7 +236,7 @@ def _reason(response: httpx.Response, told: Mapping[str, JsonValue]) -> Refusal:
 def _info(payment: Transaction, transaction: JsonValue = None) -> PaymentInfo:
     own = payment.signature if payment.raw is not None else None
     return PaymentInfo(
-        dialect="x402test" if payment.dialect == "x402test" else "x402v2",
+        dialect=payment.dialect,
         recipient=payment.recipient,
         amount=payment.amount,
         url=payment.url,

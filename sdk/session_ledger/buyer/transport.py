@@ -50,6 +50,18 @@ class SyncSessionTransport(httpx.BaseTransport):
         self._inner.close()
 
 
+async def autopay_fetch(
+    autopay: AutoPay, url: str, *, method: str = "GET", **options: Any
+) -> httpx.Response:
+    """One request that pays if it must; its answer, read. The options are those of a request.
+
+    Raises:
+        AutoPayError: it was not paid, or not answered after it was paid.
+    """
+    async with autopay_client(autopay) as client:
+        return await client.request(method, url, **options)
+
+
 def autopay_client(autopay: AutoPay, **options: Any) -> httpx.AsyncClient:
     """An `httpx.AsyncClient` that pays; the options are the client's."""
     return httpx.AsyncClient(transport=SessionTransport(autopay), **options)

@@ -5,8 +5,6 @@ another one is signed. The seller's answer then says what became of it: it is ta
 taken before (`replayed`), or it is refused for good.
 """
 
-import hashlib
-import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +22,7 @@ from session_ledger.buyer.errors import (
     PaymentUncertain,
     Refusal,
 )
+from session_ledger.buyer.issuing import headers_of, info_of, issued
 from session_ledger.buyer.offers import Caps, Requirement, refusal_of, requirements_of
 from session_ledger.buyer.payment import PaymentInfo
 from session_ledger.buyer.presenting import (
@@ -33,11 +32,9 @@ from session_ledger.buyer.presenting import (
     present,
     with_headers,
 )
-from session_ledger.buyer.session import ENDED_BY, Session, Signer, signature_text
-from session_ledger.voucher import SIGNATURE_TYPE, VOUCHER_HEADER, message_bytes
+from session_ledger.buyer.session import ENDED_BY, Session, Signer
 
 RECEIPT_HEADER: Final = "x-mpp-receipt"
-IDEMPOTENCY_HEADER: Final = "Idempotency-Key"
 
 _TURNS_MAX: Final = 6
 """Vouchers that one request shows at most; each further one follows a clear answer."""
@@ -136,7 +133,7 @@ class VoucherPayer:
     def pending(self) -> list[PaymentInfo]:
         """The vouchers that no seller has answered for yet."""
         return [
-            _info(channel, channel.under_way)
+            info_of(channel, channel.under_way)
             for channel in self._book.under_way()[0]
             if channel.under_way is not None
         ]
@@ -154,9 +151,10 @@ class VoucherPayer:
         purchase.turns += 1
         channel = self._unanswered(purchase)
         if channel is None:
+            used_up = self._session.grant_id  # read first: it may be renewed at any moment
             ended = self._ended(purchase)
             if ended is not None:
-                yield from self._fall_back(purchase, ended)
+                yield from self._fall_back(purchase, ended, used_up)
             channel, voucher = self._signed(purchase)
             yield Blocking(partial(self._book.sign, channel.channel_id, voucher, purchase.asked))
         else:
@@ -164,8 +162,8 @@ class VoucherPayer:
             voucher = channel.under_way
         shown_before = voucher.sent
         self._book.sent(channel.channel_id)
-        info = _info(channel, voucher)
-        request = with_headers(purchase.request, _headers(voucher, purchase.fingerprint))
+        info = info_of(channel, voucher)
+        request = with_headers(purchase.request, headers_of(voucher, purchase.fingerprint))
         response, shown_twice = yield from present(request, info, self._on_uncertain)
         if is_refusal(response):
             shown = shown_before or shown_twice
@@ -174,7 +172,7 @@ class VoucherPayer:
         if answered(response) or RECEIPT_HEADER in response.headers:
             self._book.accepted(channel.channel_id, voucher)
             receipt = response.headers.get(RECEIPT_HEADER)
-            yield Notify(self._on_complete, _info(channel, voucher, receipt))
+            yield Notify(self._on_complete, info_of(channel, voucher, receipt))
         else:
             yield Notify(self._on_uncertain, info)
         return response
@@ -193,7 +191,7 @@ class VoucherPayer:
         own = voucher.fingerprint == purchase.fingerprint
         if refusal.replayed or (shown and refusal.code == "amount_not_monotonic"):
             self._book.accepted(channel.channel_id, voucher)
-            info = _info(channel, voucher, _receipt_id(refusal))
+            info = info_of(channel, voucher, _receipt_id(refusal))
             yield Notify(self._on_complete, info)
             if own:
                 raise PaidWithoutAnswer(
@@ -202,11 +200,11 @@ class VoucherPayer:
             return
         if shown and refusal.code in _INCONCLUSIVE:
             self._book.retire(channel.channel_id)
-            yield Notify(self._on_uncertain, _info(channel, voucher))
+            yield Notify(self._on_uncertain, info_of(channel, voucher))
             if own:
                 raise PaymentUncertain(
                     f"{refusal.code}: the seller does not say whether it took the payment before",
-                    _info(channel, voucher),
+                    info_of(channel, voucher),
                 )
             return
         if refusal.code is None:  # the seller did not look at it, so it stays under way
@@ -217,22 +215,22 @@ class VoucherPayer:
         if purchase.turns >= _TURNS_MAX:
             raise _refused(purchase.asked, refusal)
         if own:
-            yield from self._go_on(purchase, refusal, response)
+            yield from self._go_on(purchase, channel, refusal, response)
 
     def _go_on(
-        self, purchase: _Purchase, refusal: Refusal, response: httpx.Response
+        self, purchase: _Purchase, channel: Channel, refusal: Refusal, response: httpx.Response
     ) -> Steps[None]:
         """Prepare for another voucher after this request's own one was refused, or raise."""
         code = refusal.code
         assert code is not None
-        if code in ENDED_BY:
+        if code in ENDED_BY and channel.grant_id == self._session.grant_id:  # not renewed since
             self._session.ended(code)
         if code in _CHANNEL_OVER and not purchase.opened:
             purchase.opened += 1
         elif code in _ASKED_ANEW:
             self._ask_anew(purchase, refusal, response)
         elif code in _FALLS_BACK:
-            yield from self._fall_back(purchase, refusal)
+            yield from self._fall_back(purchase, refusal, channel.grant_id)
         else:
             raise _refused(purchase.asked, refusal)
 
@@ -261,7 +259,7 @@ class VoucherPayer:
             case _:
                 return None
 
-    def _fall_back(self, purchase: _Purchase, refusal: Refusal) -> Steps[None]:
+    def _fall_back(self, purchase: _Purchase, refusal: Refusal, used_up: str | None) -> Steps[None]:
         """The owner's signature, once for a request: a fresh grant, or this one voucher."""
         code, session = refusal.code or "", self._session
         if session.owner is None:
@@ -272,7 +270,6 @@ class VoucherPayer:
             raise _refused(purchase.asked, refusal)
         purchase.fell_back = True
         if self._fallback == "renew":
-            used_up = session.grant_id
             yield Turn(self._renewing)
             try:
                 if session.grant_id == used_up:  # else another request has renewed it meanwhile
@@ -304,7 +301,7 @@ class VoucherPayer:
         else:
             signer, payer, grant = session.signer, session.payer, session.grant_id
         channel = self._channel(purchase, payer, signer.address, grant)
-        return channel, _voucher(channel, purchase, signer)
+        return channel, issued(channel, purchase.asked, purchase.fingerprint, signer)
 
     def _channel(self, purchase: _Purchase, payer: str, signer: str, grant: str | None) -> Channel:
         wanted = (purchase.lane, payer, signer, grant)
@@ -327,61 +324,6 @@ class VoucherPayer:
 
     def _channels(self, asked: Requirement) -> list[Channel]:
         return self._book.channels_with(asked.network, asked.recipient)
-
-
-def _voucher(channel: Channel, purchase: _Purchase, signer: Signer) -> Voucher:
-    challenge = purchase.asked.challenge
-    assert challenge is not None
-    cumulative = channel.cumulative + purchase.asked.amount
-    sequence = channel.sequence + 1
-    fields: dict[str, Any] = {
-        "channelId": channel.channel_id,
-        "payer": channel.payer,
-        "recipient": channel.recipient,
-        "cumulativeAmount": str(cumulative),
-        "sequence": sequence,
-        "meter": challenge.meter,
-        "units": "1",
-        "serverNonce": challenge.server_nonce or secrets.token_hex(16),
-        "chainId": challenge.chain_id,
-        "channelProgram": challenge.channel_program,
-    }
-    if channel.grant_id is not None:
-        fields["grantId"] = channel.grant_id
-    envelope = {
-        "voucher": fields,
-        "signature": signature_text(signer.sign(message_bytes(fields))),
-        "signer": signer.address,
-        "signatureType": SIGNATURE_TYPE,
-    }
-    return Voucher(
-        header=json.dumps(envelope, separators=(",", ":")),
-        cumulative=cumulative,
-        delta=purchase.asked.amount,
-        sequence=sequence,
-        fingerprint=purchase.fingerprint,
-        url=str(purchase.request.url),
-    )
-
-
-def _headers(voucher: Voucher, fingerprint: str) -> dict[str, str]:
-    """The same voucher with the same request has the same key, also after a restart."""
-    named = hashlib.sha256(f"{fingerprint}\n{voucher.header}".encode()).hexdigest()
-    return {VOUCHER_HEADER: voucher.header, IDEMPOTENCY_HEADER: named}
-
-
-def _info(channel: Channel, voucher: Voucher, receipt: str | None = None) -> PaymentInfo:
-    return PaymentInfo(
-        dialect="session",
-        recipient=channel.recipient,
-        amount=voucher.delta,
-        url=voucher.url,
-        channel_id=channel.channel_id,
-        cumulative=voucher.cumulative,
-        delta=voucher.delta,
-        sequence=voucher.sequence,
-        receipt_id=receipt,
-    )
 
 
 def _receipt_id(refusal: Refusal) -> str | None:
