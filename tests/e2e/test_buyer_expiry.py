@@ -29,7 +29,7 @@ from tests.buyer_rig import listening, paid_application, session_of
 LIFE = 600
 SKEW = 30
 """Seconds that the ledger allows after a grant's end."""
-LEFT = 5
+LEFT = 10
 """Seconds for which a grant still pays that was made by a clock so far behind."""
 AFTER = 3
 """Requests that follow on the fallback."""

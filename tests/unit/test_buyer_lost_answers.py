@@ -140,11 +140,12 @@ async def test_a_request_cancelled_while_it_signs_does_not_disturb_the_next_one(
     class Slow(MemoryStore):
         saving = asyncio.Event()
         release = threading.Event()
+        in_time = list[bool]()
         loop = asyncio.get_running_loop()
 
         def save(self, text: str) -> None:
             self.loop.call_soon_threadsafe(self.saving.set)
-            self.release.wait(10)
+            self.in_time.append(self.release.wait(10))
             super().save(text)
 
     shop, store = Shop(), Slow()
@@ -163,6 +164,7 @@ async def test_a_request_cancelled_while_it_signs_does_not_disturb_the_next_one(
                 await first
         assert (payer.total_signed, payer.payment_count) == (PRICE, 1)
     assert len(shop.shown) == 1
+    assert all(store.in_time)  # the event loop did not wait for the disk
 
 
 def test_after_a_restart_the_voucher_under_way_is_shown_first(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ when it was shown. The cap on the total counts that. `cumulative` is what seller
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
-from threading import RLock
+from functools import partial
+from threading import Lock
 from typing import Any, Final
 
 from session_ledger.buyer.errors import StoreError, TotalExceeded
@@ -16,6 +17,7 @@ from session_ledger.buyer.payment import Dialect
 from session_ledger.buyer.store import Store
 
 VERSION: Final = 1
+Undo = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,10 @@ class Book:
     def __init__(self, store: Store, max_total: int) -> None:
         self._store = store
         self._max_total = max_total
-        self._mutex = RLock()
+        self._mutex = Lock()
+        """Held for moments: an event loop's thread takes it as well."""
+        self._saving = Lock()
+        """Held while the disk is written, by threads that may wait. Taken before the other."""
         self._pages = _read(store.load())
 
     @property
@@ -113,13 +118,16 @@ class Book:
 
     def keep_grant(self, grant: dict[str, Any] | None) -> None:
         """Remember the grant durably."""
-        with self._mutex:
+
+        def change() -> Undo:
             before, self._pages.grant = self._pages.grant, grant
-            try:
-                self._save()
-            except StoreError:
+
+            def undo() -> None:
                 self._pages.grant = before
-                raise
+
+            return undo
+
+        self._save(change)
 
     def channels_with(self, network: str, recipient: str) -> list[Channel]:
         """The channels with one seller, oldest first."""
@@ -143,21 +151,20 @@ class Book:
             TotalExceeded: it would pass the cap on all that was ever signed.
             StoreError: it could not be saved; it must not leave.
         """
-        with self._mutex:
-            before = self.channel(channel_id)
+
+        def change() -> Undo:
+            channels, before = self._pages.channels, self.channel(channel_id)
             rise = max(0, voucher.cumulative - before.signed)
             self._check_total(rise, requirement)
-            self._pages.channels[channel_id] = replace(
+            channels[channel_id] = replace(
                 before,
                 signed=before.signed + rise,
                 sequence=voucher.sequence,
                 under_way=voucher,
             )
-            try:
-                self._save()
-            except StoreError:
-                self._pages.channels[channel_id] = before
-                raise
+            return partial(channels.__setitem__, channel_id, before)
+
+        self._save(change)
 
     def sent(self, channel_id: str) -> None:
         """The voucher under way has left, or may have."""
@@ -206,14 +213,13 @@ class Book:
         Raises:
             TotalExceeded, StoreError: as for `sign`.
         """
-        with self._mutex:
+
+        def change() -> Undo:
             self._check_total(transaction.amount, requirement)
             self._pages.transactions[transaction.key] = transaction
-            try:
-                self._save()
-            except StoreError:
-                del self._pages.transactions[transaction.key]
-                raise
+            return partial(self._pages.transactions.__delitem__, transaction.key)
+
+        self._save(change)
 
     def end(self, key: str, *, paid: bool, signed: bool = True) -> None:
         """A one-shot payment bought something, or never will. `signed` says that it still might
@@ -229,8 +235,7 @@ class Book:
 
     def save(self) -> None:
         """Write everything now."""
-        with self._mutex:
-            self._save()
+        self._save(lambda: _nothing)
 
     def close(self) -> None:
         """Write everything and let go of the store."""
@@ -250,8 +255,22 @@ class Book:
                 requirement,
             )
 
-    def _save(self) -> None:
-        self._store.save(json.dumps({"v": VERSION, **asdict(self._pages)}))
+    def _save(self, change: Callable[[], Undo]) -> None:
+        """Make a change and write it down; take it back when that fails."""
+        with self._saving:
+            with self._mutex:
+                undo = change()
+                text = json.dumps({"v": VERSION, **asdict(self._pages)})
+            try:
+                self._store.save(text)
+            except StoreError:
+                with self._mutex:
+                    undo()
+                raise
+
+
+def _nothing() -> None:
+    """Nothing is to be taken back."""
 
 
 def _read(text: str | None) -> _Pages:
