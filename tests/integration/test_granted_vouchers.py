@@ -122,6 +122,12 @@ def written(appends: Sequence[Append]) -> list[list[str]]:
     return [[row.type for s in append.streams for row in s.rows] for append in appends]
 
 
+def uses(appends: Sequence[Append]) -> list[dict[str, Any]]:
+    """What was used up of a grant."""
+    rows = [row for append in appends for stream in append.streams for row in stream.rows]
+    return [json.loads(row.payload) for row in rows if row.type == "grant_used"]
+
+
 async def test_a_voucher_without_a_grant_reads_nothing_and_writes_one_event(rig: Rig) -> None:
     await rig.pay("free", 1, OWNER)
     rig.reads, rig.appends = 0, []
@@ -138,9 +144,14 @@ async def test_a_voucher_under_a_grant_reads_nothing_and_writes_both_in_one_appe
     await rig.pay("bound", 1, SESSION, grantId=grant_id)
     assert written(rig.appends) == [["session_opened", "voucher_accepted", "grant_used"]]
     rig.reads, rig.appends = 0, []
-    for amount in (2, 3):
+    for amount in (2, 4):
         assert (await rig.pay("bound", amount, SESSION)).kind == "accepted"
     assert (rig.reads, written(rig.appends)) == (0, [["voucher_accepted", "grant_used"]] * 2)
+    used = uses(rig.appends)
+    assert [use["amount"] for use in used] == ["1", "2"]  # what each one adds to its channel
+    sessions = [append.streams[0].stream_id for append in rig.appends]
+    assert [use["streamId"] for use in used] == sessions
+    assert sessions[0].endswith("/bound")
 
 
 async def test_a_process_that_forgot_the_channel_still_finds_its_grant(

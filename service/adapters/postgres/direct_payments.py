@@ -10,6 +10,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from service.adapters.postgres.due import DueRows
 from service.adapters.postgres.event_store import PostgresEventStore
 from service.adapters.postgres.tables import attempts, direct_payments, streams
 from service.domain.errors import InvalidRequest
@@ -17,34 +18,20 @@ from service.ports import DirectRow, DuePayment, NextCheck
 
 _CURSOR: Final = re.compile(r"([0-9]{1,18})-([1-9A-HJ-NP-Za-km-z]{64,88})\Z", re.ASCII)
 
-_LEASE: Final = sa.text("""
-UPDATE direct_payments SET check_at = now() + make_interval(secs => :seconds)
- WHERE signature IN (
-   SELECT signature FROM direct_payments WHERE status = 'accepted' AND check_at <= now()
-    ORDER BY check_at LIMIT :limit FOR UPDATE SKIP LOCKED)
-RETURNING signature, missing_height
-""")
-# SKIP LOCKED: a row that an append holds is about to change, and to wait for one while holding
-# others could end in a circle.
-_SCHEDULE: Final = sa.text("""
-WITH wanted AS (
-  SELECT p.signature, w.seconds, w.height
-    FROM unnest(CAST(:signatures AS text[]), CAST(:seconds AS float8[]), CAST(:heights AS bigint[]))
-         AS w (signature, seconds, height)
-    JOIN direct_payments p ON p.signature = w.signature
-     FOR UPDATE OF p SKIP LOCKED)
-UPDATE direct_payments SET check_at = now() + make_interval(secs => wanted.seconds),
-                           missing_height = wanted.height
-  FROM wanted WHERE direct_payments.signature = wanted.signature
-RETURNING direct_payments.signature
-""")
-
 
 class PostgresDirectStore:
     """See `DirectStore`; one for one process."""
 
     def __init__(self, store: PostgresEventStore) -> None:
         self._fetch = store.fetch
+        self._due = DueRows(
+            store,
+            "direct_payments",
+            key="signature",
+            note="missing_height",
+            kind="bigint",
+            watched="status = 'accepted'",
+        )
 
     async def sent_by_us(self, signature: str) -> bool:
         """See `DirectStore`."""
@@ -74,14 +61,10 @@ class PostgresDirectStore:
 
     async def lease_payments(self, *, seconds: float, limit: int) -> list[DuePayment]:
         """See `DirectStore`."""
-        rows = await self._fetch(_LEASE, {"seconds": seconds, "limit": limit})
-        return [DuePayment(row.signature, row.missing_height) for row in rows]
+        rows = await self._due.lease(seconds=seconds, limit=limit)
+        return [DuePayment(signature, height) for signature, height in rows]
 
     async def schedule_checks(self, checks: Sequence[NextCheck]) -> None:
         """See `DirectStore`."""
-        values = {
-            "signatures": [check.signature for check in checks],
-            "seconds": [check.seconds for check in checks],
-            "heights": [check.missing_height for check in checks],
-        }
-        await self._fetch(_SCHEDULE, values)
+        looks = [(check.signature, check.seconds, check.missing_height) for check in checks]
+        await self._due.schedule(looks)

@@ -9,6 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from service.adapters.postgres.due import DueRows
 from service.adapters.postgres.event_store import PostgresEventStore
 from service.adapters.postgres.tables import WATCHED
 from service.domain.units import AtomicUsdc
@@ -31,27 +32,6 @@ CASE WHEN s.state = 'closing' THEN (p #>> '{settlement,amount}')::numeric
      ELSE (p ->> 'cumulativeAmount')::numeric END
 """
 
-_LEASE: Final = sa.text(f"""
-UPDATE sessions SET check_at = now() + make_interval(secs => :seconds)
- WHERE stream_id IN (
-   SELECT stream_id FROM sessions WHERE {WATCHED} AND check_at <= now()
-    ORDER BY check_at LIMIT :limit FOR UPDATE SKIP LOCKED)
-RETURNING stream_id, source
-""")  # noqa: S608  our own constants
-# SKIP LOCKED here too: a row that an append holds is about to change, and to wait for one while
-# holding others could end in a circle.
-_SCHEDULE: Final = sa.text("""
-WITH wanted AS (
-  SELECT s.stream_id, w.seconds, w.source
-    FROM unnest(CAST(:streams AS text[]), CAST(:seconds AS float8[]), CAST(:sources AS text[]))
-         AS w (stream_id, seconds, source)
-    JOIN sessions s ON s.stream_id = w.stream_id
-     FOR UPDATE OF s SKIP LOCKED)
-UPDATE sessions SET check_at = now() + make_interval(secs => wanted.seconds),
-                    source = wanted.source
-  FROM wanted WHERE sessions.stream_id = wanted.stream_id
-RETURNING sessions.stream_id
-""")
 _UNSETTLED: Final = sa.text(f"""
 WITH held AS (
   SELECT s.stream_id, s.state, s.source AS account, false AS assumed
@@ -74,20 +54,18 @@ class PostgresWatchStore:
 
     def __init__(self, store: PostgresEventStore) -> None:
         self._fetch = store.fetch
+        self._due = DueRows(
+            store, "sessions", key="stream_id", note="source", kind="text", watched=WATCHED
+        )
 
     async def lease_sessions(self, *, seconds: float, limit: int) -> list[DueSession]:
         """See `WatchStore`."""
-        rows = await self._fetch(_LEASE, {"seconds": seconds, "limit": limit})
-        return [DueSession(row.stream_id, row.source) for row in rows]
+        rows = await self._due.lease(seconds=seconds, limit=limit)
+        return [DueSession(stream_id, source) for stream_id, source in rows]
 
     async def schedule(self, looks: Sequence[NextLook]) -> None:
         """See `WatchStore`."""
-        values = {
-            "streams": [look.stream_id for look in looks],
-            "seconds": [look.seconds for look in looks],
-            "sources": [look.source for look in looks],
-        }
-        await self._fetch(_SCHEDULE, values)
+        await self._due.schedule([(look.stream_id, look.seconds, look.source) for look in looks])
 
     async def unsettled(
         self, accounts: Collection[str], owners: Mapping[str, str]
