@@ -13,6 +13,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final, Literal
 
 from nacl.exceptions import BadSignatureError
@@ -34,6 +35,14 @@ LIFE_SECONDS_MAX: Final = 30 * 24 * 3_600
 """No grant is valid for longer than 30 days; a service may allow less."""
 TEXT_CHARS_MAX: Final = 128
 """Length of a nonce and of a label."""
+REFUSAL_STATUSES: Final = frozenset(
+    {HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
+)
+"""What a seller answers a voucher with that a grant does not pay for."""
+PROBLEM_TYPE: Final = "application/problem+json"
+"""The media type of those that are not 402 (RFC 9457)."""
+REFUSAL_PREFIX: Final = "grant_"
+"""How the codes of such refusals begin."""
 
 _U64_MAX: Final = 2**64 - 1
 _UNIX_SECONDS_MAX: Final = 253_402_300_799

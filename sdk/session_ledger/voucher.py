@@ -30,6 +30,8 @@ VOUCHER_DOMAIN: Final = "solana-mpp-session-voucher-v1:"
 """Starts every signed message, so that a signature for anything else is never a voucher."""
 
 VOUCHER_HEADER: Final = "x-mpp-voucher"
+RECEIPT_HEADER: Final = "x-mpp-receipt"
+"""On an answer: the voucher that came with the request was taken, whatever else it says."""
 HEADER_CHARS_MAX: Final = 16 * 1024
 """Longest header value that is read; Node allows no more for all headers together."""
 

@@ -66,18 +66,19 @@ def paying(voucher: dict[str, Any] | str | None) -> dict[str, str]:
 
 
 @contextmanager
-def fastapi_shop(seller: Seller, **environment: str) -> Iterator[Shop]:
+def fastapi_shop(seller: Seller) -> Iterator[Shop]:
     """`examples/fastapi_seller.py` under uvicorn."""
     command = [sys.executable, "-c", _UVICORN]
-    with _shop(command, EXAMPLES, seller, **environment) as shop:
+    with _shop(command, EXAMPLES, seller) as shop:
         yield shop
 
 
 @contextmanager
-def express_shop(seller: Seller, **environment: str) -> Iterator[Shop]:
-    """`examples/express`, its locked packages installed once."""
+def express_shop(seller: Seller, program: str | None = None) -> Iterator[Shop]:
+    """`examples/express`, its locked packages installed once; or a program beside its modules."""
     node = with_packages("EXPRESS EXAMPLE", EXPRESS)
-    with _shop([node, "server.mjs"], EXPRESS, seller, PORT="0", **environment) as shop:
+    run = ["server.mjs"] if program is None else ["--input-type=module", "--eval", program]
+    with _shop([node, *run], EXPRESS, seller, PORT="0") as shop:
         yield shop
 
 

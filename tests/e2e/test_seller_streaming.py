@@ -1,6 +1,7 @@
 """Streams of a real shop over HTTP: paid line by line, paused, resumed, leased.
 
-The shop is `examples/fastapi_seller.py`; a second process of it stands for a second machine.
+The shops are `examples/fastapi_seller.py` and `examples/express`; the first one takes leases, and
+a second process of it stands for a second machine.
 """
 
 import json
@@ -11,22 +12,35 @@ from typing import Any
 import httpx
 import pytest
 from running import Buyer, Service, fresh, until
-from seller_shops import Purse, Shop, fastapi_shop, paying
+from seller_shops import Purse, Shop, express_shop, fastapi_shop, paying
 
 LINE = 500
 pytestmark = pytest.mark.timeout(300)
 
 
+BOTH = [
+    pytest.param(fastapi_shop, id="fastapi"),
+    pytest.param(express_shop, id="express", marks=pytest.mark.node),
+]
+
+
+@pytest.fixture(scope="module", params=BOTH)
+def shop(request: pytest.FixtureRequest, service: Service) -> Iterator[Shop]:
+    with request.param(service.seller()) as started:
+        yield started
+
+
 @pytest.fixture(scope="module")
-def shop(service: Service) -> Iterator[Shop]:
+def leasing(service: Service) -> Iterator[Shop]:
+    """A shop that takes a lease for each stream."""
     with fastapi_shop(service.seller()) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def other(shop: Shop) -> Iterator[Shop]:
+def other(leasing: Shop) -> Iterator[Shop]:
     """The same seller's second process."""
-    with fastapi_shop(shop.seller) as started:
+    with fastapi_shop(leasing.seller) as started:
         yield started
 
 
@@ -129,14 +143,15 @@ def test_a_stream_without_money_does_not_begin(shop: Shop, purse: Purse) -> None
 
 
 def test_a_channel_has_one_live_stream_in_all_processes(
-    shop: Shop, other: Shop, purse: Purse
+    leasing: Shop, other: Shop, buyer: Buyer
 ) -> None:
-    with reading(shop, purse.voucher(LINE)) as stream:
+    purse = Purse(buyer, leasing.seller, fresh("c"))
+    with reading(leasing, purse.voucher(LINE)) as stream:
         assert stream.take(1) == texts(1, 1)
         further = purse.voucher(LINE)
         assert busy(other, further)
-        assert busy(shop, further)
-        context = shop.seller.session(purse.channel)
+        assert busy(leasing, further)
+        context = leasing.seller.session(purse.channel)
         assert context["voucherCount"] == 1  # the refused ones were not used up
         elsewhere = Purse(purse.buyer, purse.seller, fresh("c"))
         with reading(other, elsewhere.voucher(LINE), lines=1) as parallel:
@@ -159,16 +174,16 @@ def test_who_leaves_early_finds_what_was_left_with_the_same_voucher(
 
 
 async def test_the_lease_of_a_process_that_was_killed_ends_by_itself(
-    service: Service, shop: Shop, buyer: Buyer
+    service: Service, leasing: Shop, buyer: Buyer
 ) -> None:
-    purse = Purse(buyer, shop.seller, fresh("c"))
-    with fastapi_shop(shop.seller) as doomed:
+    purse = Purse(buyer, leasing.seller, fresh("c"))
+    with fastapi_shop(leasing.seller) as doomed:
         with reading(doomed, purse.voucher(LINE)) as stream:
             assert stream.take(1) == texts(1, 1)
             doomed.process.kill()
         further = purse.voucher(LINE)
-        assert busy(shop, further)
+        assert busy(leasing, further)
     past = "UPDATE leases SET expires_at = now() WHERE channel_id = $1 RETURNING holder"
     assert await service.rows(past, purse.channel)  # as thirty seconds do
-    with reading(shop, further, lines=1) as stream:
+    with reading(leasing, further, lines=1) as stream:
         assert stream.take(2) == ["line 1", None]

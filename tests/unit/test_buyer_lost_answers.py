@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -140,7 +140,7 @@ async def test_a_request_cancelled_while_it_signs_does_not_disturb_the_next_one(
     class Slow(MemoryStore):
         saving = asyncio.Event()
         release = threading.Event()
-        in_time = list[bool]()
+        in_time: ClassVar[list[bool]] = []
         loop = asyncio.get_running_loop()
 
         def save(self, text: str) -> None:

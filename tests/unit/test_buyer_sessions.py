@@ -16,12 +16,14 @@ from session_ledger.buyer import (
     GrantRefused,
     Limits,
     OwnerSignatureRequired,
+    PaidWithoutAnswer,
     PaymentRefused,
     SessionMissing,
     SessionTransport,
     SyncSessionTransport,
 )
 from session_ledger.grant import (
+    PROBLEM_TYPE,
     Grant,
     GrantError,
     grant_id,
@@ -300,3 +302,92 @@ def test_registering_needs_an_owner_and_a_ledger() -> None:
     payer = autopay()
     with pytest.raises(SessionMissing):
         payer.register(LIMITS)
+
+
+REFUSALS = [
+    ("grant_payment_too_large", 402),
+    ("grant_recipient_not_allowed", 403),
+    ("grant_entrypoint_not_allowed", 403),
+    ("grant_not_found", 404),
+]
+
+
+@dataclass
+class Refusing:
+    """A shop that answers the next vouchers with something of its own, as a stream."""
+
+    shop: Shop
+    status: int
+    body: dict[str, Any]
+    headers: dict[str, str]
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        answer = self.shop(request)
+        if "x-mpp-voucher" not in request.headers or not self.status:
+            return answer
+        stream = httpx.ByteStream(json.dumps(self.body).encode())
+        return httpx.Response(self.status, headers=self.headers, stream=stream)
+
+
+def refusal(code: str, status: int, **changes: Any) -> dict[str, Any]:
+    body = {"type": "mpp-session", "title": "t", "status": status, "code": code}
+    return {**body, "verdict": "rejected", "limit": "7", **changes}
+
+
+async def asked(payer: AutoPay, shop: Refusing, kind: str) -> httpx.Response:
+    transport = httpx.MockTransport(shop)
+    if kind == "blocking":
+        return httpx.Client(transport=SyncSessionTransport(payer, transport)).get(URL)
+    return await httpx.AsyncClient(transport=SessionTransport(payer, transport)).get(URL)
+
+
+@pytest.mark.parametrize("kind", ["awaited", "blocking"])
+@pytest.mark.parametrize(("code", "status"), REFUSALS)
+async def test_a_grants_refusal_is_one_whatever_its_status(
+    kind: str, code: str, status: int
+) -> None:
+    rig = Rig()
+    shop = Refusing(Shop(), status, refusal(code, status), {"content-type": PROBLEM_TYPE})
+    with pytest.raises(PaymentRefused) as raised:
+        await asked(rig.payer, shop, kind)
+    assert (raised.value.code, raised.value.refusal.body["limit"]) == (code, "7")
+    assert (rig.payer.pending, rig.payer.total_spent) == ([], 0)
+    assert rig.payer.session.state == "active"
+
+
+OWN_ANSWERS: dict[str, tuple[int, dict[str, Any], str]] = {
+    "no problem": (403, refusal("grant_not_found", 403), "application/json"),
+    "another code": (404, refusal("not_found", 404), PROBLEM_TYPE),
+    "no code": (404, {**refusal("", 404), "code": 5}, PROBLEM_TYPE),
+    "another status": (404, refusal("grant_not_found", 403), PROBLEM_TYPE),
+    "no verdict": (404, refusal("grant_not_found", 404, verdict=None), PROBLEM_TYPE),
+    "status 401": (401, refusal("grant_signature_invalid", 401), PROBLEM_TYPE),
+    "status 410": (410, refusal("grant_not_found", 410), PROBLEM_TYPE),
+}
+
+
+@pytest.mark.parametrize("kind", ["awaited", "blocking"])
+@pytest.mark.parametrize(("status", "body", "media_type"), OWN_ANSWERS.values(), ids=OWN_ANSWERS)
+async def test_any_other_refusal_is_the_shops_own_answer(
+    kind: str, status: int, body: dict[str, Any], media_type: str
+) -> None:
+    rig = Rig()
+    shop = Refusing(Shop(), status, body, {"content-type": media_type})
+    answer = await asked(rig.payer, shop, kind)
+    assert (answer.status_code, answer.json()) == (status, body)
+    assert [info.sequence for info in rig.payer.pending] == [1]  # nobody knows what became of it
+    shop.status = 0
+    with pytest.raises(PaidWithoutAnswer):
+        await asked(rig.payer, shop, kind)
+    assert (rig.payer.payment_count, len(shop.shop.accepted)) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["awaited", "blocking"])
+async def test_an_answer_with_a_receipt_was_paid_for_whatever_it_says(kind: str) -> None:
+    rig = Rig()
+    headers = {"content-type": PROBLEM_TYPE, "x-mpp-receipt": "ab12"}
+    shop = Refusing(Shop(), 404, refusal("grant_not_found", 404), headers)
+    assert (await asked(rig.payer, shop, kind)).json()["code"] == "grant_not_found"
+    assert (rig.payer.pending, rig.payer.total_spent) == ([], PRICE)
+    assert rig.payer.last_payment is not None
+    assert rig.payer.last_payment.receipt_id == "ab12"

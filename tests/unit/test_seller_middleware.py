@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import httpx
@@ -128,20 +129,41 @@ async def test_a_price_may_follow_from_the_request(path: str) -> None:
 
 @BOTH
 async def test_a_refused_voucher_is_told_why_and_serves_nothing(path: str) -> None:
-    grant = {"grantId": "g", "limit": "1", "used": "1", "requested": "2", "fallback": None}
-    told = {**grant, "status": 403, "retryable": True, "retryAfter": 9}
-    over = {**REFUSED, "code": "grant_window_exceeded", "grant": told}
-    shop = Shop(Played(REFUSED, over))
+    shop = Shop(Played(REFUSED))
     answer = await shop.send("GET", path, headers=HEADERS)
     body = answer.json()
-    assert (answer.status_code, shop.seen) == (402, [])
+    assert (answer.status_code, body["status"], shop.seen) == (402, 402, [])
     assert (body["code"], body["error"]) == ("underpaid", "underpaid: expected 2, got 1")
     assert (body["verdict"], body["detail"]) == ("rejected", "adds less")
     assert parse_challenge(body).price_per_unit == 10_000
+    assert answer.headers["content-type"] == "application/json"
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("code", "status", "media_type"),
+    [
+        ("grant_window_exceeded", 402, "application/json"),
+        ("grant_recipient_not_allowed", 403, "application/problem+json"),
+        ("grant_entrypoint_not_allowed", 403, "application/problem+json"),
+        ("grant_not_found", 404, "application/problem+json"),
+    ],
+)
+async def test_a_grants_refusal_has_its_own_status_code_and_details(
+    path: str, code: str, status: int, media_type: str
+) -> None:
+    grant = {"grantId": "g", "limit": "1", "used": "1", "requested": "2", "fallback": None}
+    told = {**grant, "alias": "A", "status": status, "retryable": True, "retryAfter": 9}
+    shop = Shop(Played({**REFUSED, "code": code, "grant": told}))
     answer = await shop.send("GET", path, headers=HEADERS)
-    assert answer.status_code == answer.json()["status"] == 402
-    assert answer.json().items() >= {**grant, "retryable": True}.items()
-    assert answer.headers["retry-after"] == "9"
+    body = answer.json()
+    assert (answer.status_code, body["status"], body["code"]) == (status, status, code)
+    assert body.items() >= {**grant, "alias": "A", "retryable": True}.items()
+    assert body["title"] == HTTPStatus(status).phrase
+    assert (body["verdict"], parse_challenge(body).price_per_unit) == ("rejected", 10_000)
+    assert answer.headers["content-type"] == media_type
+    assert (answer.headers["retry-after"], answer.headers["cache-control"]) == ("9", "no-store")
+    assert shop.seen == []
 
 
 @BOTH

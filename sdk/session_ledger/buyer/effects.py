@@ -15,10 +15,13 @@ from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from threading import Lock
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import httpx
+
+from session_ledger.grant import PROBLEM_TYPE, REFUSAL_STATUSES
 
 _log: Final = logging.getLogger("session_ledger.buyer")
 
@@ -75,10 +78,6 @@ Effect: TypeAlias = Send | Drop | Blocking | Pause | Turn | Notify
 Result = TypeVar("Result")
 Steps: TypeAlias = Generator[Effect, Any, Result]
 Flow: TypeAlias = Generator[Effect, Any, httpx.Response]
-
-_PAYMENT_REQUIRED: Final = 402
-_READ: Final = frozenset({402, 403, 404})
-_PROBLEM: Final = "application/problem+json"
 
 
 class Lane:
@@ -154,6 +153,14 @@ class UnderWay:
         return turn
 
 
+def about_the_payment(response: httpx.Response) -> bool:
+    """Whether the body may say why a payment was refused: such a body is read at once."""
+    kind = response.headers.get("content-type", "")
+    return response.status_code in REFUSAL_STATUSES and (
+        response.status_code == HTTPStatus.PAYMENT_REQUIRED or kind.startswith(PROBLEM_TYPE)
+    )
+
+
 def run(flow: Flow, send: Callable[[httpx.Request], httpx.Response]) -> httpx.Response:
     """Play a flow, blocking."""
     try:
@@ -195,7 +202,7 @@ def _done(effect: Effect, send: Callable[[httpx.Request], httpx.Response]) -> An
     match effect:
         case Send(request):
             response = send(request)
-            if _about_the_payment(response):
+            if about_the_payment(response):
                 response.read()
             return response
         case Drop(response):
@@ -217,7 +224,7 @@ async def _done_async(
     match effect:
         case Send(request):
             response = await send(request)
-            if _about_the_payment(response):
+            if about_the_payment(response):
                 await response.aread()
             return response
         case Drop(response):
@@ -242,13 +249,6 @@ async def _in_thread(call: Callable[[], Any], *, may_be_left: bool) -> Any:
                 await asyncio.wait([task])
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         raise
-
-
-def _about_the_payment(response: httpx.Response) -> bool:
-    kind = response.headers.get("content-type", "")
-    return response.status_code in _READ and (
-        response.status_code == _PAYMENT_REQUIRED or kind.startswith(_PROBLEM)
-    )
 
 
 def _taken(lane: Lane) -> None:

@@ -119,7 +119,7 @@ def choose(offers: Sequence[Requirement], caps: Caps) -> Requirement:
 
 
 def refusal_of(response: httpx.Response) -> Refusal:
-    """What a 402 says against a payment that was shown.
+    """What a refusal says against a payment that was shown.
 
     The code stands in the body: as `code`, or as the reference's `error` text, whose first word it
     is; or inside a `verdict` object. What a grant says more may stand in a `grant` object.

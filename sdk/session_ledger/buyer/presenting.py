@@ -7,17 +7,18 @@ from typing import Any, Final
 
 import httpx
 
-from session_ledger.buyer.effects import Drop, Notify, Pause, Send, Steps
+from session_ledger.buyer.effects import Drop, Notify, Pause, Send, Steps, about_the_payment
 from session_ledger.buyer.errors import PaymentUncertain
 from session_ledger.buyer.payment import PaymentInfo
+from session_ledger.grant import REFUSAL_PREFIX
 from session_ledger.json_text import JsonTextError, parse
+from session_ledger.voucher import RECEIPT_HEADER
 
 PAUSES: Final = (0.1, 0.5)
 """Seconds before each further try."""
 _AWAY: Final = frozenset(
     {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
 )
-_GRANT_STATUSES: Final = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
 
 
 def fingerprint_of(request: httpx.Request) -> str:
@@ -49,17 +50,24 @@ def answered(response: httpx.Response) -> bool:
 
 
 def is_refusal(response: httpx.Response) -> bool:
-    """A 402, or the status that a grant's refusal has by itself."""
-    if response.status_code == HTTPStatus.PAYMENT_REQUIRED:
+    """A 402, or the status that a grant's refusal has by itself.
+
+    Any other 403 or 404 is what the seller sells, and so is one that comes with a receipt.
+    """
+    status = response.status_code
+    if status == HTTPStatus.PAYMENT_REQUIRED:
         return True
-    if response.status_code not in _GRANT_STATUSES or not response.is_closed:
+    if not about_the_payment(response) or RECEIPT_HEADER in response.headers:
         return False
     try:
         body = parse(response.content)
     except JsonTextError:
         return False
-    code = body.get("code") if isinstance(body, dict) else None
-    return isinstance(code, str) and code.startswith("grant_")
+    match body:
+        case {"status": said, "code": str(code), "verdict": "rejected"}:
+            return said == status and code.startswith(REFUSAL_PREFIX)
+        case _:
+            return False
 
 
 def present(

@@ -33,8 +33,7 @@ from session_ledger.buyer.presenting import (
     with_headers,
 )
 from session_ledger.buyer.session import ENDED_BY, Session, Signer
-
-RECEIPT_HEADER: Final = "x-mpp-receipt"
+from session_ledger.voucher import RECEIPT_HEADER
 
 _TURNS_MAX: Final = 6
 """Vouchers that one request shows at most; each further one follows a clear answer."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
 
+from session_ledger.grant import PROBLEM_TYPE
 from session_ledger.json_text import JsonValue
 from session_ledger.seller.verdict import Verdict
 
@@ -40,14 +41,15 @@ def unpaid(challenge: Mapping[str, JsonValue]) -> Answer:
 
 
 def refused(challenge: Mapping[str, JsonValue], verdict: Verdict) -> Answer:
-    """402 for a voucher that buys nothing, with the ledger's reason and what a grant says to it.
+    """For a voucher that buys nothing: the ledger's reason, what a grant says to it, and the
+    challenge.
 
-    Always 402: to a buyer's program any other status is the answer that it paid for.
+    A grant's 403 and 404 are marked as problems, by which a buyer's program tells them from an
+    answer that it paid for.
     """
-    told = verdict.body.get("grant")
-    grant = told if isinstance(told, dict) else {}
+    grant, status = verdict.grant, verdict.status
     problem = _problem(
-        HTTPStatus.PAYMENT_REQUIRED,
+        status,
         verdict.reason or "payment_required",
         verdict.detail or "",
         error=verdict.error,
@@ -57,9 +59,12 @@ def refused(challenge: Mapping[str, JsonValue], verdict: Verdict) -> Answer:
     problem |= {name: grant[name] for name in _GRANT_MEMBERS if name in grant}
     if verdict.replayed:
         problem["receipt"] = dict(verdict.receipt)
-    seconds = grant.get("retryAfter")
-    headers = {"retry-after": str(seconds)} if isinstance(seconds, int) else {}
-    return Answer(HTTPStatus.PAYMENT_REQUIRED, {**problem, **challenge}, headers)
+    headers: dict[str, str] = {}
+    if status != HTTPStatus.PAYMENT_REQUIRED:
+        headers["content-type"] = PROBLEM_TYPE
+    if isinstance(seconds := grant.get("retryAfter"), int):
+        headers["retry-after"] = str(seconds)
+    return Answer(status, {**problem, **challenge}, headers)
 
 
 def not_json(detail: str) -> Answer:

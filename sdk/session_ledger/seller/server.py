@@ -136,6 +136,24 @@ class _Seller(ABC, Generic[Transport]):
         if path is not None:
             yield json_call("DELETE", path)
 
+    def _leasing(self, channel_id: str, holder: str, seconds: int) -> Asking[bool]:
+        path = session_path(channel_id)
+        if path is None:
+            return False
+        content = json.dumps({"holder": holder, "ttlSeconds": seconds}).encode()
+        try:
+            yield json_call("POST", f"{path}/lease", content)
+        except LedgerRefused as error:
+            if error.code == _LEASED:
+                return False
+            raise
+        return True
+
+    def _releasing(self, channel_id: str, holder: str) -> Asking[None]:
+        path = session_path(channel_id)
+        if path is not None:
+            yield json_call("DELETE", f"{path}/lease", holder=holder)
+
     def _compare(self, body: Mapping[str, JsonValue]) -> None:
         for name in ("recipient", "network"):
             ours, theirs = self.terms.challenge().to_json()[name], body.get(name)
@@ -236,17 +254,7 @@ class SessionServer(_Seller[httpx.AsyncBaseTransport]):
         Raises:
             LedgerUnavailable, LedgerRefused: the ledger did not say.
         """
-        path = session_path(channel_id)
-        if path is None:
-            return False
-        content = json.dumps({"holder": holder, "ttlSeconds": seconds}).encode()
-        try:
-            await self._ledger.ask(json_call("POST", f"{path}/lease", content))
-        except LedgerRefused as error:
-            if error.code == _LEASED:
-                return False
-            raise
-        return True
+        return await self._ledger.carry_out(self._leasing(channel_id, holder, seconds))
 
     async def release(self, channel_id: str, holder: str) -> None:
         """Give the channel's lease back; nothing happens when `holder` does not hold it.
@@ -254,9 +262,7 @@ class SessionServer(_Seller[httpx.AsyncBaseTransport]):
         Raises:
             LedgerUnavailable, LedgerRefused: the ledger did not do it; the lease ends by itself.
         """
-        path = session_path(channel_id)
-        if path is not None:
-            await self._ledger.ask(json_call("DELETE", f"{path}/lease", holder=holder))
+        await self._ledger.carry_out(self._releasing(channel_id, holder))
 
 
 class SyncSessionServer(_Seller[httpx.BaseTransport]):

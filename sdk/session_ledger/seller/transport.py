@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import httpx
 
@@ -13,6 +13,8 @@ from session_ledger.seller.calls import AWAY, Asking, Call, read_answer, worth_r
 from session_ledger.seller.errors import LedgerRefused, LedgerUnavailable
 
 T = TypeVar("T")
+Sending: TypeAlias = Generator[tuple[float, Call], httpx.Response | httpx.TransportError, T]
+"""Steps that say how long to wait and what to send, and are sent what came of it."""
 
 CONNECTIONS_MAX: Final = 100
 CONNECT_SECONDS: Final = 2.0
@@ -43,6 +45,41 @@ def _authorization(api_key: str) -> dict[str, str]:
 
 def _away(seen: object) -> LedgerUnavailable:
     return LedgerUnavailable(f"the ledger cannot be reached ({seen}): {AWAY}")
+
+
+def _sending(asking: Asking[T], patience: Patience) -> Sending[T]:
+    """All that carrying out steps is, but for waiting and sending."""
+    try:
+        call = next(asking)
+        while True:
+            try:
+                answer = yield from _attempts(call, patience)
+            except (LedgerRefused, LedgerUnavailable) as error:
+                call = asking.throw(error)
+            else:
+                call = asking.send(answer)
+    except StopIteration as end:
+        return end.value
+    finally:
+        asking.close()
+
+
+def _attempts(call: Call, patience: Patience) -> Sending[dict[str, JsonValue]]:
+    """The ledger's answer to one call, which is sent again while that may help.
+
+    Raises:
+        LedgerUnavailable, LedgerRefused: see `read_answer`.
+    """
+    seen: object = None
+    for attempt in range(1, patience.attempts + 1):
+        came = yield patience.before(attempt), call
+        if isinstance(came, httpx.TransportError):
+            seen = str(came) or type(came).__name__
+        elif worth_repeating(came.status_code):
+            seen = came.status_code
+        else:
+            return read_answer(came.status_code, came.content)
+    raise _away(seen)
 
 
 class AsyncLedger:
@@ -80,38 +117,20 @@ class AsyncLedger:
 
     async def carry_out(self, asking: Asking[T]) -> T:
         """What the steps come to, their calls sent in turn; raises what they raise."""
+        sending = _sending(asking, self._patience)
         try:
-            call = next(asking)
+            pause, call = next(sending)
             while True:
+                await asyncio.sleep(pause)
                 try:
-                    answer = await self.ask(call)
-                except (LedgerRefused, LedgerUnavailable) as error:
-                    call = asking.throw(error)
-                else:
-                    call = asking.send(answer)
+                    came = await self._send(call)
+                except httpx.TransportError as error:
+                    came = error
+                pause, call = sending.send(came)
         except StopIteration as end:
             return end.value
         finally:
-            asking.close()  # a caller that was cancelled leaves them in the middle
-
-    async def ask(self, call: Call) -> dict[str, JsonValue]:
-        """The ledger's answer.
-
-        Raises:
-            LedgerUnavailable, LedgerRefused: see `read_answer`.
-        """
-        seen: object = None
-        for attempt in range(1, self._patience.attempts + 1):
-            await asyncio.sleep(self._patience.before(attempt))
-            try:
-                answer = await self._send(call)
-            except httpx.TransportError as error:
-                seen = str(error) or type(error).__name__
-                continue
-            if not worth_repeating(answer.status_code):
-                return read_answer(answer.status_code, answer.content)
-            seen = answer.status_code
-        raise _away(seen)
+            sending.close()  # a caller that was cancelled leaves them in the middle
 
     async def _send(self, call: Call) -> httpx.Response:
         async with self._turn:
@@ -158,41 +177,26 @@ class SyncLedger:
 
     def carry_out(self, asking: Asking[T]) -> T:
         """What the steps come to, their calls sent in turn; raises what they raise."""
+        sending = _sending(asking, self._patience)
         try:
-            call = next(asking)
+            pause, call = next(sending)
             while True:
+                time.sleep(pause)
                 try:
-                    answer = self.ask(call)
-                except (LedgerRefused, LedgerUnavailable) as error:
-                    call = asking.throw(error)
-                else:
-                    call = asking.send(answer)
+                    came = self._send(call)
+                except httpx.TransportError as error:
+                    came = error
+                pause, call = sending.send(came)
         except StopIteration as end:
             return end.value
         finally:
-            asking.close()  # a caller that was cancelled leaves them in the middle
+            sending.close()
 
-    def ask(self, call: Call) -> dict[str, JsonValue]:
-        """The ledger's answer.
-
-        Raises:
-            LedgerUnavailable, LedgerRefused: see `read_answer`.
-        """
-        seen: object = None
-        for attempt in range(1, self._patience.attempts + 1):
-            time.sleep(self._patience.before(attempt))
-            try:
-                answer = self._http.request(
-                    call.method,
-                    call.path,
-                    params=call.params,
-                    content=call.content,
-                    headers=call.headers,
-                )
-            except httpx.TransportError as error:
-                seen = str(error) or type(error).__name__
-                continue
-            if not worth_repeating(answer.status_code):
-                return read_answer(answer.status_code, answer.content)
-            seen = answer.status_code
-        raise _away(seen)
+    def _send(self, call: Call) -> httpx.Response:
+        return self._http.request(
+            call.method,
+            call.path,
+            params=call.params,
+            content=call.content,
+            headers=call.headers,
+        )

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Self
+from http import HTTPStatus
+from typing import Self
 
+from session_ledger.grant import REFUSAL_STATUSES
 from session_ledger.json_text import JsonValue
 from session_ledger.seller.errors import LedgerUnavailable
-
-RECEIPT_HEADER: Final = "x-mpp-receipt"
+from session_ledger.voucher import RECEIPT_HEADER
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,21 @@ class Verdict:
         """The session context that the voucher met or left behind."""
         session = self.body.get("session")
         return session if isinstance(session, dict) else None
+
+    @property
+    def grant(self) -> Mapping[str, JsonValue]:
+        """What a grant says against the voucher; empty when no grant refused it."""
+        told = self.body.get("grant")
+        return told if isinstance(told, dict) else {}
+
+    @property
+    def status(self) -> HTTPStatus:
+        """What to answer the buyer with: 200, or 402, or a grant's own 403 or 404."""
+        if self.valid:
+            return HTTPStatus.OK
+        told = self.grant.get("status")
+        known = isinstance(told, int) and told in REFUSAL_STATUSES
+        return HTTPStatus(told) if known else HTTPStatus.PAYMENT_REQUIRED
 
     @property
     def headers(self) -> dict[str, str]:
