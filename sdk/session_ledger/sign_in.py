@@ -10,7 +10,7 @@ import base64
 import json
 import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, cast
@@ -129,14 +129,34 @@ def build(
     now_millis: int,
     nonce: str | None = None,
 ) -> str:
-    """The header's value for the wallet of `signing_key`, as the reference makes it.
+    """The header's value for the wallet of `signing_key`; see `build_for`."""
+    return build_for(
+        base58_encode(bytes(signing_key.verify_key)),
+        lambda message: signing_key.sign(message).signature,
+        domain=domain,
+        chain_id=chain_id,
+        now_millis=now_millis,
+        nonce=nonce,
+    )
+
+
+def build_for(
+    address: str,
+    sign: Callable[[bytes], bytes],
+    *,
+    domain: str,
+    chain_id: str,
+    now_millis: int,
+    nonce: str | None = None,
+) -> str:
+    """The header's value for a wallet, whose signature `sign` gives, as the reference makes it.
 
     `domain` is the hostname of the service as a URL has it: lower case, IPv6 in brackets, no port.
     `chain_id` is a CAIP-2 id. `now_millis` are Unix milliseconds. A nonce is made if none is given.
     """
     unsigned = SignIn(
         domain=domain,
-        address=base58_encode(bytes(signing_key.verify_key)),
+        address=address,
         uri=_uri(domain),
         version=_VERSION,
         chain_id=chain_id,
@@ -147,7 +167,7 @@ def build(
         signature_scheme=_SCHEME,
         signature="",
     )
-    signature = signing_key.sign(unsigned.message.encode()).signature
+    signature = sign(unsigned.message.encode())
     body = {
         "domain": unsigned.domain,
         "address": unsigned.address,

@@ -71,9 +71,10 @@ class GrantAnswer(Answer):
 
 
 class EnforcedGrant(GrantAnswer):
-    """A session grant; `chain` enforces it too where it lets us take no more than the total."""
+    """A session grant; the chain enforces it too, by the delegated amount or by the role in a Swig
+    wallet, where that lets us take no more than what the grant still allows and owes."""
 
-    enforced_by: list[Literal["server", "chain"]]
+    enforced_by: list[Literal["server", "delegate", "swig"]]
 
 
 class GrantPage(Answer):

@@ -104,8 +104,9 @@ async def revoke(request: Request, services: ServicesOf, grant_id: GrantId) -> R
 
 
 async def _with_enforcement(services: Services, grant: Grant, now: UnixMillis) -> dict[str, Any]:
-    chain = ["chain"] if await services.grants.limited_by_chain(grant) else []
-    return {**_grant_json(grant, now), "enforcedBy": ["server", *chain]}
+    kind = await services.grants.enforced_by_chain(grant, now)
+    enforced_by = ["server"] if kind is None else ["server", kind]
+    return {**_grant_json(grant, now), "enforcedBy": enforced_by}
 
 
 def _grant_json(grant: Grant, now: UnixMillis) -> dict[str, Any]:

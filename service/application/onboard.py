@@ -59,13 +59,14 @@ class OnboardingTerms:
 @dataclass(frozen=True, slots=True)
 class OnboardingRequest:
     """What a buyer asks for. Without a limit it is the balance; without `recipients` the earlier
-    choice stays, and an empty one is anybody."""
+    choice stays, and an empty one is anybody. `exactly`: what allows more is lowered too."""
 
     wallet: str
     spend_limit: AtomicUsdc | None
     ttl_seconds: int | None
     recipients: tuple[str, ...] | None
     proof: JsonObject
+    exactly: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,10 @@ class OnboardWallet:
         limit = balance if request.spend_limit is None else request.spend_limit
         # Who asks for no limit wants to be able to pay: what is granted already is left as it is.
         content = request.spend_limit is None and wallet.status(now) == "active"
-        enough = reading and reading.allowance >= (min(limit, 1) if content else limit)
+        allowance = AtomicUsdc(0) if reading is None else reading.allowance
+        enough = allowance >= (min(limit, 1) if content else limit)
+        if request.exactly:
+            enough = allowance == limit
         if source and reading and not reading.finding and enough:
             seen = Seen(source, reading, request.proof, now)
             return _Plan(

@@ -1,4 +1,4 @@
-"""Session grants: registering one that its owner signed, ending it, and who else enforces it.
+"""Session grants: registering one that its owner signed, ending it, and what the chain enforces.
 
 What a grant pays for is decided where vouchers are accepted; see `submit_voucher.py`.
 """
@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from service.application.commit import Ledger, Outcome
-from service.application.streams import GRANT, grant_stream, wallet_stream
+from service.application.streams import GRANT, funding_stream, grant_stream, wallet_stream
 from service.domain import grants as rules
-from service.domain.errors import ChainUnavailable, FundingSourceRefused, InvalidWallet
+from service.domain.errors import (
+    ChainUnavailable,
+    FundingSourceRefused,
+    InvalidAmount,
+    InvalidWallet,
+)
 from service.domain.funding import SourceRef
 from service.domain.grant_errors import (
     GrantDetails,
@@ -24,9 +29,10 @@ from service.domain.grant_errors import (
 )
 from service.domain.grant_events import GrantEvent, GrantTerms
 from service.domain.grants import MILLIS, SKEW_MILLIS, Grant
+from service.domain.limits import U64_MAX
 from service.domain.terms import FundingKind, Terms
 from service.domain.units import AtomicUsdc, UnixMillis
-from service.ports import FundingSource, GrantStore
+from service.ports import FundingSource, GrantStore, Outstanding
 from session_ledger import grant as wire
 from session_ledger.challenge import Network
 from session_ledger.json_text import JsonValue
@@ -151,18 +157,51 @@ class SessionGrants:
         grant = await self.show(session.grant_id)
         rules.check_channel(grant, session, session.session_pubkey, now)
 
-    async def limited_by_chain(self, grant: Grant) -> bool:
-        """Whether the chain lets us take no more from the owner than the grant's total, read now.
+    async def enforced_by_chain(self, grant: Grant, now: UnixMillis) -> FundingKind | None:
+        """By what the chain lets us take no more of the owner's money than the grant still allows
+        and owes, read now; `None` when it lets us take more.
 
         No answer is no: nothing is claimed that was not seen.
         """
+        terms = grant.terms
         try:
             async with asyncio.timeout(CHAIN_SECONDS):
-                source = await self._source(grant.terms)
+                source = await self._source(terms)
                 reading = (await self._funding[source.kind].readings([source]))[0]
         except (ChainUnavailable, FundingSourceRefused, InvalidWallet, TimeoutError):
-            return False
-        return reading.finding is None and reading.allowance <= grant.terms.max_total
+            return None
+        if reading.finding is not None or reading.allowance > terms.max_total:
+            return None
+        outstanding = await self._outstanding(terms, source, now)
+        return source.kind if reading.allowance <= outstanding.grant else None
+
+    async def limit_for_chain(self, grant_id: str, owner: str, now: UnixMillis) -> AtomicUsdc:
+        """What the chain has to let us take of the owner's money so that it enforces its grants,
+        this one among them, and still pays for all that is owed and reserved. The owner asks.
+
+        Raises:
+            GrantRefused: there is none of this owner, or it is over.
+            InvalidAmount: together it is more than a token program can allow.
+        """
+        grant = await self.show(grant_id)
+        rules.check_mirrored(grant, owner, now)
+        found = await self._outstanding(grant.terms, await self._source(grant.terms), now)
+        if found.wallet > U64_MAX:
+            raise InvalidAmount("the wallet's grants allow more together than the chain can limit")
+        return AtomicUsdc(found.wallet)
+
+    async def _outstanding(
+        self, terms: GrantTerms, source: SourceRef, now: UnixMillis
+    ) -> Outstanding:
+        held = await self._ledger.read(funding_stream(source.token_account))
+        reservations = None if held is None else held.state
+        return await self._store.outstanding(
+            terms.owner,
+            terms.grant_id,
+            account=source.token_account,
+            reserved=[] if reservations is None else [one.stream_id for one in reservations.open],
+            now=now,
+        )
 
     async def _source(self, terms: GrantTerms) -> SourceRef:
         """Where the owner's money comes from: as it onboarded, or its own token account."""

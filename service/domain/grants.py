@@ -145,6 +145,25 @@ def check_channel(grant: Grant, session: Terms, signer: str | None, now: UnixMil
     _check_recipient(grant.terms, session)
 
 
+def check_mirrored(grant: Grant, owner: str, now: UnixMillis) -> None:
+    """Whether its owner may have the chain limited to what the grant allows.
+
+    Raises:
+        GrantNotFound: the grant is another owner's.
+        GrantRevoked, GrantExpired, GrantMaxCallsExceeded, GrantBudgetExceeded: it is over.
+    """
+    if grant.terms.owner != owner:
+        raise GrantNotFound("no grant of this wallet has this id")
+    _check_not_revoked(grant)
+    _check_not_expired(grant, now)
+    if grant.remaining_calls < 1:
+        raise _calls_used_up(grant)
+    if grant.remaining_amount < 1:
+        raise GrantBudgetExceeded(
+            f"all {grant.terms.max_total} is used", GrantDetails(grant.terms.grant_id)
+        )
+
+
 def use(grant: Grant, voucher: Use, now: UnixMillis) -> list[e.GrantEvent]:
     """Pay for a voucher that its session accepts.
 
@@ -210,6 +229,11 @@ def _check_life(grant: Grant, now: UnixMillis) -> None:
             terms.grant_id, limit=str(terms.valid_from), retry_after=_seconds(starts - now)
         )
         raise GrantNotYetValid(f"the grant is valid from {terms.valid_from} on", details)
+    _check_not_expired(grant, now)
+
+
+def _check_not_expired(grant: Grant, now: UnixMillis) -> None:
+    terms = grant.terms
     if now > terms.valid_until * MILLIS + SKEW_MILLIS:
         details = GrantDetails(terms.grant_id, limit=str(terms.valid_until))
         raise GrantExpired(f"the grant was valid until {terms.valid_until}", details)
@@ -234,8 +258,7 @@ def _check_amounts(grant: Grant, amount: AtomicUsdc, now: UnixMillis) -> None:
         details = GrantDetails(terms.grant_id, str(terms.max_payment), requested=requested)
         raise GrantPaymentTooLarge(f"one payment may be at most {terms.max_payment}", details)
     if grant.remaining_calls < 1:
-        details = GrantDetails(terms.grant_id, str(terms.max_calls), str(grant.calls_used), "1")
-        raise GrantMaxCallsExceeded(f"all {terms.max_calls} payments are made", details)
+        raise _calls_used_up(grant)
     if amount > grant.remaining_amount:
         details = GrantDetails(
             terms.grant_id, str(terms.max_total), str(grant.amount_used), requested
@@ -256,6 +279,12 @@ def _check_amounts(grant: Grant, amount: AtomicUsdc, now: UnixMillis) -> None:
             f"seconds, {amount} is asked for",
             details,
         )
+
+
+def _calls_used_up(grant: Grant) -> GrantMaxCallsExceeded:
+    terms = grant.terms
+    details = GrantDetails(terms.grant_id, str(terms.max_calls), str(grant.calls_used), "1")
+    return GrantMaxCallsExceeded(f"all {terms.max_calls} payments are made", details)
 
 
 def _room_in(grant: Grant, amount: AtomicUsdc, now: UnixMillis) -> int:

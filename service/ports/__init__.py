@@ -9,7 +9,7 @@ from service.ports.chain import (
     SignerUnavailable,
 )
 from service.ports.direct import DirectRow, DirectStore, DuePayment, NextCheck
-from service.ports.grants import GrantRow, GrantStore
+from service.ports.grants import GrantRow, GrantStore, Outstanding
 from service.ports.keys import SealedKey, SessionKeyStore
 from service.ports.leases import LeaseStore
 from service.ports.log import (
@@ -73,6 +73,7 @@ __all__ = [
     "NextCheck",
     "NextLook",
     "OpenSettlement",
+    "Outstanding",
     "PaymentCounts",
     "PaymentStore",
     "Projection",

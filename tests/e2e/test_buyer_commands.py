@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from buyer_onboarding import delegation, fund
 from click.testing import Result
 from running import PRICE, Buyer, Seller, Service, seed
 from solders.keypair import Keypair
@@ -46,6 +47,10 @@ class Desk:
         options += ["--recipient", self.recipient, "--max-payment", "0.01", "--max-total", "1"]
         return self.told("grant", "create", *options, "--max-calls", "3", *words, **how)
 
+    def mirror(self, *words: str, **how: Any) -> Any:
+        options = ("--owner", str(self.owner), "--ledger", self.service.url)
+        return self.told("grant", "mirror", *options, *words, **how)
+
     def revoke(self) -> Any:
         how = ("--owner", str(self.owner), "--ledger", self.service.url)
         return self.told("grant", "revoke", *how)
@@ -80,6 +85,37 @@ def test_a_grant_is_created_shown_used_and_revoked(desk: Desk) -> None:
     refused = desk.told("pay", f"{desk.url}/paid", "--max", "0.01", "--yes", status=1)
     assert refused["code"] == "grant_revoked"
     assert desk.taken() == PRICE
+
+
+def test_a_grant_is_mirrored_on_the_chain_and_says_so(desk: Desk) -> None:
+    fund(desk.buyer)
+    made = desk.create("--on-chain")
+    assert (made["onChainLimit"], made["enforcedBy"]) == ("1000000", ["server", "delegate"])
+    assert delegation(desk.buyer) == (desk.service.facts["settlementAuthority"], 1_000_000)
+    shown = desk.run("grant", "show", "--ledger", desk.service.url)
+    assert re.search(r"enforced by\s+server and chain \(delegate\)", shown.stdout), shown.stdout
+    desk.buyer.approve(1_000_001)
+    shown = desk.run("grant", "show", "--ledger", desk.service.url)
+    assert re.search(r"enforced by\s+server\n", shown.stdout), shown.stdout
+    assert desk.mirror()["enforcedBy"] == ["server", "delegate"]
+    assert delegation(desk.buyer)[1] == 1_000_000
+
+
+def test_the_chain_is_allowed_no_more_than_was_agreed_to(desk: Desk) -> None:
+    fund(desk.buyer)
+    desk.create()
+    refused = desk.create("--on-chain", status=1)
+    assert refused["code"] == "ApprovalRefused"
+    assert "2000000" in refused["error"]
+    assert delegation(desk.buyer) == (None, 0)
+    shown = desk.told("grant", "show", "--ledger", desk.service.url)
+    assert (shown["grantId"], shown["enforcedBy"]) == (refused["grantId"], ["server"])
+    assert desk.mirror(status=1)["code"] == "ApprovalRefused"
+    agreed = desk.mirror("--on-chain-max", "2")
+    assert (agreed["onChainLimit"], agreed["enforcedBy"]) == ("2000000", ["server"])
+    assert delegation(desk.buyer)[1] == 2_000_000
+    desk.revoke()
+    assert desk.mirror(status=1)["code"] == "grant_revoked"
 
 
 def test_the_price_is_shown_before_it_is_paid_and_no_means_no(desk: Desk) -> None:

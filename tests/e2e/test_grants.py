@@ -346,7 +346,7 @@ def test_the_chain_enforces_a_grant_only_where_it_lets_us_take_no_more(
     grant = granted(buyer, maxTotalAmount=str(USDC))
     assert shown(service, grant)["enforcedBy"] == ["server"]
     buyer.fund(approved=USDC)
-    assert shown(service, grant)["enforcedBy"] == ["server", "chain"]
+    assert shown(service, grant)["enforcedBy"] == ["server", "delegate"]
     buyer.approve(USDC + 1)
     assert shown(service, grant)["enforcedBy"] == ["server"]
 

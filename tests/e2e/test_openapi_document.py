@@ -97,7 +97,8 @@ WIRE = {
     "GET /mpp/stats": {"database_unavailable"},
     "POST /api/sessions/onboard": {
         *_STEP, *_PROOF, "invalid_amount", "network_mismatch", "not_eligible",
-        "temporarily_unavailable",
+        "temporarily_unavailable", "grant_not_found", "grant_revoked", "grant_expired",
+        "grant_max_calls_exceeded", "grant_budget_exceeded",
     },
     "POST /api/sessions/onboard/confirm": {
         *_STEP, *_PROOF, "invalid_transaction_encoding", "onboarding_not_found",

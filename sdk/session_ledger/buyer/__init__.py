@@ -7,6 +7,7 @@ async with autopay_client(autopay) as client:
 
 from session_ledger.buyer.autopay import DIALECTS, AutoPay
 from session_ledger.buyer.errors import (
+    ApprovalRefused,
     AssetNotAllowed,
     AutoPayError,
     GrantRefused,
@@ -26,6 +27,7 @@ from session_ledger.buyer.errors import (
     WalletMissing,
     WeakPin,
 )
+from session_ledger.buyer.mirroring import ChainLimit
 from session_ledger.buyer.offers import Requirement
 from session_ledger.buyer.payment import Dialect, PaymentInfo
 from session_ledger.buyer.sealed_key import SealedKey
@@ -41,9 +43,11 @@ from session_ledger.buyer.transport import (
 
 __all__ = [
     "DIALECTS",
+    "ApprovalRefused",
     "AssetNotAllowed",
     "AutoPay",
     "AutoPayError",
+    "ChainLimit",
     "Dialect",
     "FileStore",
     "GrantClient",

@@ -14,6 +14,7 @@ from nacl.signing import SigningKey
 from session_ledger.buyer.book import Book
 from session_ledger.buyer.effects import Flow, Send, UnderWay
 from session_ledger.buyer.errors import SessionMissing
+from session_ledger.buyer.mirroring import ChainLimit
 from session_ledger.buyer.offers import Caps, Requirement, choose, requirements_of
 from session_ledger.buyer.payment import Dialect, PaymentInfo
 from session_ledger.buyer.sealed_key import SealedKey
@@ -186,6 +187,10 @@ class AutoPay:
     def register(self, limits: Limits, *, duration: int = DURATION_SECONDS) -> str:
         """Have the owner sign a grant for the session key; its id. See `Session.register`."""
         return self.session.register(limits, duration=duration)
+
+    def mirror(self, *, at_most: int | None = None) -> ChainLimit:
+        """Have the chain enforce the grant's total as well. See `Session.mirror`."""
+        return self.session.mirror(at_most=at_most)
 
     def sealed(self, pin: str, *, allow_weak_pin: bool = False) -> SealedKey:
         """The session key under a PIN, for a file or an environment variable.

@@ -79,6 +79,17 @@ class GrantRefused(AutoPayError):
         self.status = status
 
 
+class ApprovalRefused(AutoPayError):
+    """What the ledger gives the owner to sign is not what was agreed to. Nothing was signed.
+
+    `amount` is what the chain would have to allow, where only that is too much.
+    """
+
+    def __init__(self, message: str, amount: int | None = None) -> None:
+        super().__init__(message)
+        self.amount = amount
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a seller did not take a payment, as far as it says so."""

@@ -12,6 +12,7 @@ from nacl.signing import SigningKey
 
 from session_ledger.buyer.book import Book
 from session_ledger.buyer.errors import GrantRefused, SessionMissing, StoreError
+from session_ledger.buyer.mirroring import ChainLimit, mirror
 from session_ledger.challenge import Network
 from session_ledger.encoding import base58_encode
 from session_ledger.grant import (
@@ -24,6 +25,7 @@ from session_ledger.grant import (
     revocation_message,
 )
 from session_ledger.json_text import JsonTextError, JsonValue, parse
+from session_ledger.sign_in import SIGN_IN_HEADER, SIGN_IN_PATH
 
 SessionState = Literal["none", "created", "active", "expired", "revoked", "exhausted"]
 
@@ -123,16 +125,41 @@ class GrantClient:
         body: JsonValue = {"signature": signature, "at": at}
         return self._call("POST", f"/v1/grants/{identity}/revoke", body)
 
-    def _call(self, method: str, path: str, body: JsonValue = None) -> dict[str, JsonValue]:
+    @property
+    def host(self) -> str:
+        """The ledger's hostname, as a sign-in names it."""
+        host = self._http.base_url.host
+        return f"[{host}]" if ":" in host else host
+
+    def onboard(self, body: Mapping[str, JsonValue], proof: str) -> dict[str, JsonValue]:
+        """What the wallet has to sign so that the ledger may pay for it; `proof` is its sign-in.
+
+        Raises:
+            GrantRefused: as for `register`, or the onboarding does not go on.
+        """
+        return self._call("POST", SIGN_IN_PATH, dict(body), proof)
+
+    def confirm(self, body: Mapping[str, JsonValue], proof: str) -> dict[str, JsonValue]:
+        """Hand in what the wallet signed.
+
+        Raises:
+            GrantRefused: as for `onboard`.
+        """
+        return self._call("POST", f"{SIGN_IN_PATH}/confirm", dict(body), proof)
+
+    def _call(
+        self, method: str, path: str, body: JsonValue = None, proof: str | None = None
+    ) -> dict[str, JsonValue]:
+        headers = {} if proof is None else {SIGN_IN_HEADER: proof}
         try:
-            answer = self._http.request(method, path, json=body)
+            answer = self._http.request(method, path, json=body, headers=headers)
             found = parse(answer.content)
         except (httpx.HTTPError, JsonTextError) as error:
             raise GrantRefused(f"the ledger gave no answer: {error}", "unavailable", 0) from error
         members = found if isinstance(found, dict) else {}
-        if answer.is_success:
+        if answer.is_success and members.get("success") is not False:
             return members
-        code = str(members.get("code", "unknown"))
+        code = str(members.get("code") or members.get("error") or "unknown")
         detail = members.get("detail")
         raise GrantRefused(f"the ledger says {code}: {detail}", code, answer.status_code)
 
@@ -287,6 +314,22 @@ class Session:
         signature = self.owner.sign(revocation_message(identity, at))
         self._grants.revoke(identity, at, base58_encode(signature))
         self._ended = "revoked"
+
+    def mirror(self, *, at_most: int | None = None) -> ChainLimit:
+        """Have the chain enforce the grant's total as well: the owner approves what its grants
+        still allow and what it owes. Without `at_most`, no more than this grant's total.
+
+        Raises:
+            SessionMissing: there is no grant, no owner, or no ledger.
+            ApprovalRefused, GrantRefused: see `mirroring.mirror`.
+        """
+        grant, identity = self._own_grant, self.grant_id
+        if grant is None or identity is None or self.owner is None or self._grants is None:
+            raise SessionMissing("mirroring needs a grant, owner_signer= and ledger_url=")
+        limit = grant.max_total_amount if at_most is None else at_most
+        return mirror(
+            self._grants, self._network, self.owner, identity, at_most=limit, clock=self._clock
+        )
 
     def adopt(self, grant: Grant, signature: str) -> None:
         """Pay under a grant that was registered elsewhere.

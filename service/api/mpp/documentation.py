@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from service.api.mpp import replies, schemas
 from service.api.mpp.answers import TEXT_CHARS_MAX, failure_code
 from service.api.problems import status_of
-from service.domain import errors
+from service.domain import errors, grant_errors
 from service.domain.errors import LedgerError
 from service.domain.failures import FAILURES
 from service.domain.refusals import REFUSALS
@@ -130,6 +130,11 @@ BODY_TOO_LARGE: Final = _Refusal(413, "body_too_large", "The body is too large."
 _READS: Final = (errors.InvalidRequest, errors.DatabaseUnavailable)
 _WRITES: Final = (*_READS, errors.WrongPosition, BODY_TOO_LARGE)
 _PROVES: Final = (errors.SignInRequired, errors.SignInInvalid, errors.InvalidWallet)
+_GRANT_IS_OVER: Final = (
+    grant_errors.GrantNotFound, grant_errors.GrantRevoked, grant_errors.GrantExpired,
+    grant_errors.GrantMaxCallsExceeded, grant_errors.GrantBudgetExceeded,
+)  # fmt: skip
+"""Why the chain is not limited to a grant."""
 
 _CONFLICT: Final = 409
 _SOURCE_FINDINGS: Final = (
@@ -278,7 +283,7 @@ ONBOARD: Final = Documented(
                 replies.NotOnboarding, **_HERE,
             ),
             _standing("temporarily_unavailable", _NO_ANSWER, replies.NotOnboarding, **_HERE),
-            *_WRITES, *_PROVES, errors.InvalidAmount, errors.NetworkMismatch,
+            *_WRITES, *_PROVES, errors.InvalidAmount, errors.NetworkMismatch, *_GRANT_IS_OVER,
         ),
     ),
     {"parameters": [_PROOF], **_body(schemas.OnboardWallet)},

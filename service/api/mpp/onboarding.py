@@ -6,6 +6,7 @@ documentation. Each route needs the header SIGN-IN-WITH-X.
 
 import base64
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
@@ -18,7 +19,12 @@ from service.api.rendering import amount, moment
 from service.application.onboard import OnboardingRequest, Standing
 from service.application.wallet_proof import proof_json
 from service.bootstrap import Services
-from service.domain.errors import InvalidAmount, InvalidTransactionEncoding, NetworkMismatch
+from service.domain.errors import (
+    InvalidAmount,
+    InvalidRequest,
+    InvalidTransactionEncoding,
+    NetworkMismatch,
+)
 from service.domain.onboarding import MILLIS
 from service.domain.onchain import UnsignedTransaction
 from service.domain.wallet_events import OnboardingIssued, WalletOnboarded
@@ -46,8 +52,11 @@ async def onboard(request: Request, services: ServicesOf) -> Response:
     wallet = body.wallet("buyer_wallet", "wallet")
     _check_network(services, body.optional_text("network"))
     spend_limit = body.optional_amount("spend_limit_atomic", "spend_limit")
+    grant_id = body.optional_text("grant_id")
     if spend_limit == 0:
         raise InvalidAmount("spend_limit_atomic must be above 0")
+    if grant_id is not None and spend_limit is not None:
+        raise InvalidRequest("name spend_limit_atomic or grant_id: a grant says its own limit")
     asked = OnboardingRequest(
         wallet=wallet,
         spend_limit=spend_limit,
@@ -55,6 +64,10 @@ async def onboard(request: Request, services: ServicesOf) -> Response:
         recipients=_recipients(body),
         proof=proof_json(await signed_in(request, services, wallet)),
     )
+    if grant_id is not None:
+        now = services.clock.now()
+        limit = await services.grants.limit_for_chain(grant_id, wallet, now)
+        asked = replace(asked, spend_limit=limit, exactly=True)
     standing = await services.onboarding.onboard(asked)
     return _answer(standing, _onboard_body(services, wallet, standing))
 

@@ -121,6 +121,12 @@ class OnboardWallet(WireRequest):
 
     buyer_wallet: str = _wallet("The wallet that SIGN-IN-WITH-X proves.")
     spend_limit_atomic: str | None = _some_amount("Above 0; the wallet's balance otherwise.")
+    grant_id: str | None = Field(
+        None,
+        max_length=TEXT_CHARS_MAX,
+        description="Instead of a limit: a session grant of the wallet's. The limit is what its "
+        "grants still allow and what it owes, exactly; one that allows more is lowered.",
+    )
     ttl_seconds: int | None = Field(
         None, ge=1, description="The permission ends after this; this service sees to it."
     )
