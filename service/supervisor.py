@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import secrets
+import select
 import signal
 import socket
 import subprocess
@@ -80,6 +81,7 @@ class Child:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start it; its own session keeps a terminal's Ctrl-C from reaching it before us."""
+        self._close_output()
         self._process = subprocess.Popen(
             self._command,
             env=self._environment,
@@ -108,6 +110,7 @@ class Child:
 
     def stop(self) -> None:
         """Ask it to end, and insist after a while."""
+        self._close_output()
         if self._process is None or self._process.poll() is not None:
             return
         self._process.terminate()
@@ -117,6 +120,10 @@ class Child:
             log.warning("child_killed", name=self.name)
             self._process.kill()
             self._process.wait()
+
+    def _close_output(self) -> None:
+        if self._process is not None and self._process.stdout is not None:
+            self._process.stdout.close()
 
 
 class Supervisor:
@@ -210,6 +217,8 @@ class Supervisor:
         child = self._spawn("local-chain", command, reads_output=True)
         process = child.start()
         assert process.stdout is not None
+        if not select.select([process.stdout], [], [], READY_SECONDS)[0]:
+            raise ConfigurationError(f"the local chain was not ready after {READY_SECONDS} s")
         line = process.stdout.readline()
         if not line:
             raise ConfigurationError("the local chain did not start; its message is above")

@@ -35,8 +35,11 @@ _SERVICE_SETTINGS = (
 )
 _KEPT = ("PG_BIN",)  # decides which Postgres the suite runs on
 
+_INTERPRETER = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
+"""Where these are set, a line that is never flushed arrives all the same, and starts are slow."""
+
 for _name in list(os.environ):
-    if _name.startswith(_SERVICE_SETTINGS) and _name not in _KEPT:
+    if (_name.startswith(_SERVICE_SETTINGS) and _name not in _KEPT) or _name in _INTERPRETER:
         del os.environ[_name]
 
 

@@ -23,7 +23,7 @@ progress_console = Console(stderr=True, highlight=False)
 def show(facts: Mapping[str, Any], *, as_json: bool) -> None:
     """One object: as JSON, or a line for each field."""
     if as_json:
-        sys.stdout.write(json.dumps(facts) + "\n")
+        _write(facts)
         return
     for name, value in facts.items():
         text = json.dumps(value, indent=2) if isinstance(value, dict | list) else str(value)
@@ -33,7 +33,7 @@ def show(facts: Mapping[str, Any], *, as_json: bool) -> None:
 def show_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
     """Many objects: as a JSON array, or a table of `columns`."""
     if as_json:
-        sys.stdout.write(json.dumps(list(rows)) + "\n")
+        _write(list(rows))
         return
     table = Table(box=None)
     for number, column in enumerate(columns):  # an id is copied, so it stays whole
@@ -46,12 +46,18 @@ def show_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_j
 def fail(message: str, *, as_json: bool = False, **facts: Any) -> NoReturn:
     """Say what is wrong and what to do, and exit with status 1."""
     if as_json:
-        sys.stdout.write(json.dumps({"error": message, **facts}) + "\n")
+        _write({"error": message, **facts})
     else:
         Console(stderr=True, highlight=False).print(
             Text.assemble(("error:", "red"), f" {_safe(message)}"), soft_wrap=True
         )
     raise typer.Exit(FAILED)
+
+
+def _write(value: object) -> None:
+    """One line at once: whoever waits for it at the other end of a pipe has to see it."""
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
 
 
 def _safe(text: str) -> str:
