@@ -67,7 +67,7 @@ async def _write_and_check(serve: Serve, acks_directory: Path, name: str) -> Non
 
 
 async def test_a_voucher_that_races_a_close_is_refused_or_settled(serve: Serve) -> None:
-    await _play_races(serve, "Races", 300)
+    await _play_races(serve, "Races", 120)
 
 
 @pytest.mark.campaign
