@@ -72,11 +72,18 @@ def test_what_a_server_renews_in_each_offer_may_differ(shop: Shop) -> None:
     assert shop.post("verify", body)["isValid"] is True
 
 
+MADE_BY_REQUESTS = """
+SELECT (SELECT count(*) FROM events WHERE position(convert_to($1, 'UTF8') IN payload) > 0) AS named,
+       (SELECT count(*) FROM streams) AS streams,
+       (SELECT count(*) FROM claims) AS claims,
+       (SELECT count(*) FROM payments) AS payments
+"""
+"""Not what the service does by itself, which goes on settling what other tests left."""
+
+
 async def test_verifying_signs_nothing_and_writes_nothing(shop: Shop) -> None:
     async def rows() -> list[Any]:
-        counted = "SELECT (SELECT count(*) FROM {}) AS n"
-        tables = ("events", "claims", "payments", "settlements", "attempts")
-        return [(await shop.service.rows(counted.format(table)))[0]["n"] for table in tables]
+        return await shop.service.rows(MADE_BY_REQUESTS, shop.buyer.address)
 
     before = await rows()
     transaction = shop.bought()
