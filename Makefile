@@ -26,7 +26,7 @@ demo: $(VENV)/.runtime ## play a whole session on this machine (DEMO_EXIT=1 stop
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev ## the test suite; ten minutes on two cores is the aim
-	$(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder -m "not campaign"
+	$(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder -m "not campaign"
 
 check: $(VENV)/.dev ## lint, types, layers, migrations: under a minute
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
